@@ -26,8 +26,10 @@ MOST_ROWS: Final = 20_000
 """Task instances of one run that are read: ten times those of the largest wave."""
 RETRY: Final = "up_for_retry"
 """The state of a task instance that failed and waits for its next try."""
+ASKS: Final = "awaiting_input"
+"""The state of a task instance that waits for a person's answer."""
 UNDER_WAY: Final = (
-    *("scheduled", "queued", "running", "deferred"),
+    *("scheduled", "queued", "running", "deferred", ASKS),
     *(RETRY, "up_for_reschedule", "restarting"),
 )
 """States of a task instance that has begun, or is about to, and has not ended."""
@@ -272,6 +274,23 @@ class ApiClient:
         path = f"{_task(dag_id, run_id, task_id)}/{map_index}"
         self.call("PATCH", f"{path}?update_mask=new_state", {"new_state": "failed"})
 
+    def asks(self, dag_id: str, run_id: str, task_id: str) -> bool:
+        """Whether a task waits for a person's answer. False also if there is no such task, or it asks nothing."""
+        status, answer = self.request("GET", _question(dag_id, run_id, task_id))
+        if status == 404:
+            return False
+        if status != 200:
+            raise ApiError(_words(status, answer, "GET", dag_path(dag_id)), status=status, answer=answer)
+        with self._reading():
+            return not answer["response_received"]
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
+        """Give the caller's answer to what a task asks.
+
+        :raises ApiError: 409: somebody was quicker; 403: the caller may not answer.
+        """
+        self.call("PATCH", _question(dag_id, run_id, task_id), {"chosen_options": [option], "params_input": {}})
+
     def clear(self, dag_id: str, run_id: str, tasks: list[Any], *, downstream: bool = True) -> list[dict[str, Any]]:
         """Clear tasks and return what was cleared.
 
@@ -340,6 +359,10 @@ def _run(dag_id: str, run_id: str) -> str:
 
 def _task(dag_id: str, run_id: str, task_id: str) -> str:
     return _run(dag_id, run_id) + path_of("taskInstances", task_id)
+
+
+def _question(dag_id: str, run_id: str, task_id: str) -> str:
+    return _task(dag_id, run_id, task_id) + path_of("-1", "hitlDetails")
 
 
 def _placed(row: Any) -> dict[str, Any]:

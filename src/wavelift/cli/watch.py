@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.status import Status
 from rich.table import Table
 
-from wavelift.airflow.rest import RETRY, UNDER_WAY, ApiClient, ApiError, path_of
+from wavelift.airflow.rest import ASKS, RETRY, UNDER_WAY, ApiClient, ApiError, path_of
 from wavelift.base.printable import printable
 from wavelift.base.rates import seconds_left
 from wavelift.base.tries import FailedTry
@@ -175,7 +175,7 @@ def note_of(state: str, number: int, *, waits: str) -> str:
     :param number: of the try.
     :param waits: what it waits for when it is deferred.
     """
-    if state == "deferred":
+    if state in ("deferred", ASKS):
         return waits or "waits"
     note = STATES.get(state, state)
     return note or (f"try {number}" if number > 1 else "")
@@ -291,7 +291,7 @@ class Waiting:
         self._seen.clear()
         self.long = False
         tasks = self.api.task_instances(self.dag_id, self.run_id, states=UNDER_WAY)
-        if not any(task["state"] in ("running", "deferred") for task in tasks) and self._paused():
+        if not any(task["state"] in ("running", "deferred", ASKS) for task in tasks) and self._paused():
             self.long = True
             return [paused_words(self.dag_id)]
         told = [(task["task_id"], self._task(task)) for task in tasks[:MOST_TASKS]]

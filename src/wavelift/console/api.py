@@ -24,6 +24,7 @@ from wavelift.console.answers import FieldProblem, Problem, WrongRequest
 from wavelift.console.audit import add_audit_routes
 from wavelift.console.caller import remember_roles
 from wavelift.console.catalog import add_catalog_routes
+from wavelift.console.cutovers import add_cutover_routes
 from wavelift.console.environments import add_environment_routes
 from wavelift.console.events import add_event_routes
 from wavelift.console.gate import Gate, Login, airflow_login
@@ -32,6 +33,7 @@ from wavelift.console.origin import SameOrigin
 from wavelift.console.queue import add_queue_routes
 from wavelift.console.replication import add_replication_routes
 from wavelift.console.replication_runs import add_replication_run_routes
+from wavelift.console.trials import add_trial_routes
 from wavelift.console.values import storable_values
 from wavelift.rules.wording import problem_of
 
@@ -76,6 +78,8 @@ def create_app(login: Login = airflow_login) -> FastAPI:
     add_catalog_routes(app)
     add_replication_routes(app)
     add_replication_run_routes(app)
+    add_cutover_routes(app)
+    add_trial_routes(app)
     add_queue_routes(app)
     add_event_routes(app)
     add_environment_routes(app)

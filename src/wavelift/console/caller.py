@@ -88,6 +88,17 @@ class Caller:
             self._ledger, self.requester, environment or "", action, rights=self.rights, clock=SystemClock(), wave=wave
         )
 
+    def require_in(self, dag_id: str, environment: str, action: Action, *, wave: str) -> None:
+        """Of a route that acts on what lies in an environment, by a run of a DAG that is no wave's.
+
+        :raises HTTPException: 403, without the right on the DAG. :raises DeniedError: the environment does not grant
+            it.
+        """
+        require_trigger(self.user, dag_id)
+        authority.require(
+            self._ledger, self.requester, environment, action, rights=self.rights, clock=SystemClock(), wave=wave
+        )
+
     def require_where(self, ran: Collection[DagRun], action: Action) -> None:
         """Of a route that acts on what earlier runs made: it changes nothing before the run which it starts would be
         refused.

@@ -11,9 +11,12 @@ from wavelift.airflow.rest import RETRY, UNDER_WAY, ApiClient, ApiError
 from wavelift.base.rates import TransferProgress
 from wavelift.base.tries import FailedTry
 from wavelift.ledger import ServerRun
+from wavelift.ledger.cutover_records import Cutover
 from wavelift.rules.flows import Step
 
 T = TypeVar("T")
+Moving = ServerRun[Any] | Cutover
+"""One server in one DAG run."""
 
 DEFERRED: Final = "deferred"
 MOST_QUESTIONS: Final = 100
@@ -84,7 +87,7 @@ class Progress:
         airflow: ApiClient,
         now: Callable[[], float] = time.monotonic,
         *,
-        waiting: Callable[[ServerRun[Any]], str] = lambda _: "",
+        waiting: Callable[[Any], str] = lambda _: "",
     ) -> None:
         """:param waiting: the place in the queue of a server whose task is deferred, in words; empty: it has none."""
         self._airflow = airflow
@@ -94,7 +97,7 @@ class Progress:
         self._left = MOST_QUESTIONS
         self._runs: dict[tuple[str, str], _Tasks] = {}
 
-    def index_of(self, run: ServerRun[Any]) -> int | None:
+    def index_of(self, run: Moving) -> int | None:
         """Where a server stands among the mapped tasks of its run; None if Airflow does not tell.
 
         Of a server whose next task waits, only those that ended tell the name: its first one, at least.
@@ -109,7 +112,7 @@ class Progress:
             tasks.note(rows or [])
         return tasks.indexes.get(run.server)
 
-    def step_of(self, run: ServerRun[Any], index: int) -> StepNow | None:
+    def step_of(self, run: Moving, index: int) -> StepNow | None:
         """The step of the server at this map index; None between two steps, and if Airflow does not tell."""
         mine = self._tasks(run).under_way.get(index, {})
         step = next((step for step in run.flow.chain if step.task_id in mine), None)
@@ -126,7 +129,7 @@ class Progress:
         waiting = self._waiting(run) if row["state"] == DEFERRED else ""
         return StepNow(step, row["state"], int(row.get("try_number") or 0), failed, waiting)
 
-    def moved(self, run: ServerRun[Any], step: str, index: int) -> TransferProgress | None:
+    def moved(self, run: Moving, step: str, index: int) -> TransferProgress | None:
         """The bytes that a step has moved for the server at this map index."""
         return self._ask(
             lambda timeout: self._airflow.progress(
@@ -134,7 +137,7 @@ class Progress:
             )
         )
 
-    def _tasks(self, run: ServerRun[Any]) -> _Tasks:
+    def _tasks(self, run: Moving) -> _Tasks:
         place = (run.dag_id, run.dag_run_id)
         if place not in self._runs:
             tasks = self._runs[place] = _Tasks()

@@ -55,10 +55,14 @@ class Waiting:
 
     def words(self, known: ServerRun[Any]) -> str:
         """What it waits for, in words; empty: it waits for no slot."""
+        return self.words_of(known.id)
+
+    def words_of(self, id: str) -> str:
+        """The same of a migration or replication run, by its id."""
         if self._words is None:
             may_read = readable_dags(self._user).__contains__
             self._words = {line.moving.id: line.words(may_read) for line in lines(self._ledger)}
-        return self._words.get(known.id, "")
+        return self._words.get(id, "")
 
 
 def _listed(ledger: Ledger, may_read: MayRead) -> QueueList:

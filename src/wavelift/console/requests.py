@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from wavelift.console.values import LARGEST
 from wavelift.rules.conf import LaunchOption, Names, Note
 from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector
+from wavelift.rules.cutover import CutoverState, TrialState
 from wavelift.rules.fields import FLAG, WHOLE, ConnectionId, Name
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.limits import LIMITS
@@ -26,6 +27,8 @@ Id = Annotated[str, Field(min_length=1, max_length=250)]
 """Of a thing of Airflow or of AWS."""
 Region = Annotated[str, Field(max_length=32)]
 Text = Annotated[str, Field(max_length=1000)]
+RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:+-]+$", max_length=100)]
+"""The caller's own name of a request: asked with it again, nothing is started twice."""
 
 
 class Body(BaseModel):
@@ -122,8 +125,58 @@ class MigrateBody(Body):
     priority: PriorityName = "normal"
     """Of its servers, while they wait for slots."""
     note: Note = None
-    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:+-]+$", max_length=100)] | None = None
-    """The caller's own name of this request: asked with it again, nothing is started twice."""
+    request_id: RequestId | None = None
+
+
+class CutoverBody(Body):
+    """What a run of ``<wave>.cutover`` is to do with servers that are not cut over yet."""
+
+    servers: Names | None = None
+    """By their names; left out: all of the wave that have a cutover section."""
+    mode: Literal["plan", "prepare", "cutover"] = "plan"
+    window_start: AwareDatetime | None = None
+    """First instant at which a source may be stopped; left out: as the wave's file says."""
+    window_end: AwareDatetime | None = None
+    priority: PriorityName = "normal"
+    note: Note = None
+    request_id: RequestId | None = None
+    """Asked with it again, the answer names the same cutovers, and no second run is made. Each mode has its own."""
+
+
+class ApprovalBody(Body):
+    """The answer to what a cutover run asks."""
+
+    answer: Literal["approve", "reject"]
+
+
+class ConfirmBody(Body):
+    """Which step somebody has done, or undone."""
+
+    step: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class TrialBody(Body):
+    """Which images a run of ``<wave>.test`` launches."""
+
+    servers: Names | None = None
+    """By their names; left out: all of the wave that have an image."""
+    runs: Names | None = None
+    """Ids of recorded replication runs; left out: the newest of each server."""
+    hours: Annotated[float, Field(gt=0, le=720)] | None = None
+    """Until the instances are terminated; left out: as the wave's file says."""
+    note: Note = None
+    request_id: RequestId | None = None
+
+
+class BackupBody(Body):
+    """Of which instance an image is made."""
+
+    subject: Id
+    """Id of the migration or the cutover that made it."""
+    reboot: Annotated[bool, FLAG] = False
+    """Shut the guest down for the snapshots; otherwise the image is crash-consistent."""
+    note: Note = None
+    request_id: RequestId | None = None
 
 
 # Queries
@@ -141,6 +194,27 @@ class MigrationQuery(PageQuery):
     dag_run_id: str | None = None
     state: MigrationState | None = None
     search: str = ""
+
+
+class CutoverQuery(PageQuery):
+    """``dag_run_id`` goes with ``wave``."""
+
+    wave: str | None = None
+    server: str | None = None
+    dag_run_id: str | None = None
+    state: CutoverState | None = None
+    search: str = ""
+
+
+class TrialQuery(PageQuery):
+    wave: str | None = None
+    server: str | None = None
+    state: TrialState | None = None
+
+
+class BackupQuery(PageQuery):
+    wave: str | None = None
+    subject: str | None = None
 
 
 class ServerQuery(PageQuery):

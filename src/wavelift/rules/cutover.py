@@ -95,7 +95,8 @@ REVERTIBLE: Final = frozenset({CutoverState.MOVING, CutoverState.SWITCHED, Cutov
 """States from which a revert may begin, or go on."""
 _WAYS: Final[Mapping[CutoverState, frozenset[CutoverState]]] = {
     CutoverState.RESERVED: frozenset({CutoverState.WAITING, CutoverState.EXPIRED, CutoverState.ENDED}),
-    CutoverState.EXPIRED: frozenset({CutoverState.WAITING, CutoverState.ENDED}),
+    # Its DAG run could not be made, and the same request was made again; or it was late.
+    CutoverState.EXPIRED: frozenset({CutoverState.RESERVED, CutoverState.WAITING, CutoverState.ENDED}),
     CutoverState.WAITING: frozenset({CutoverState.GOING, CutoverState.ENDED}),
     CutoverState.GOING: frozenset({CutoverState.MOVING, CutoverState.ENDED}),
     # Its DAG run was cleared: everything that was found and approved is asked again.

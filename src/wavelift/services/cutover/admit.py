@@ -53,7 +53,7 @@ def admit(ledger: Ledger, request: RunRequest, load: Load, ctx: RunContext, *, r
         terms = Terms(opening=found, note=conf.note or "")
         opened = open_cutovers(ledger, wave.wave, wanted_of(wave, servers), terms, ctx)
     elif conf.mode == "prepare":
-        _refuse_under_way(ledger, wave.wave, servers, ctx)
+        refuse_under_way(ledger, wave.wave, servers, ctx)
     freeze(ledger, request, ctx, mode=conf.mode, spec=wave.dump())
     return _message(wave, conf, ctx, servers, opened, found)
 
@@ -112,7 +112,7 @@ def _refuse_unknown(wave: str, servers: Sequence[str], known: Sequence[str], sin
         raise SpecError(f"The wave has no server {what}", wave=wave, next_step=f"Choose others; {allowed(known)}")
 
 
-def _refuse_under_way(ledger: Ledger, wave: str, servers: Sequence[str], ctx: RunContext) -> None:
+def refuse_under_way(ledger: Ledger, wave: str, servers: Sequence[str], ctx: RunContext) -> None:
     """``prepare`` would change what a cutover that is under way has read."""
     with ledger.read() as tx:
         others = [each for each in cutovers.open_of(tx, wave, servers) if each.state.withholds and each.run != ctx.run]

@@ -13,7 +13,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.backups import BackupRequest, Backups
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 from wavelift.base.names import client_token, instant_of, run_hash, run_key, slug, tags
-from wavelift.base.run import RunContext
+from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, Migration, Tx, backups, cutovers, migrations, waves
 from wavelift.ledger.cutover_records import Backup, Cutover, TargetPlace
 from wavelift.rules.authority import Action
@@ -44,18 +44,8 @@ class Instance:
 
 def instance_of(tx: Tx, subject: str) -> Instance:
     """:raises NotFoundError: there is no such migration or cutover. :raises PermanentError: it has no instance."""
-    known: Cutover | Migration
-    place = None
-    if subject.startswith(CUTOVER.prefix):
-        known = cut = cutovers.get(tx, subject)
-        place = TargetPlace.load(cut.target) if cut.target else None
-    elif subject.startswith(MIGRATE.prefix):
-        known = migrations.get(tx, subject)
-    else:
-        raise NotFoundError(
-            f"'{subject}' is no id of a migration or a cutover",
-            next_step="See `wavelift migrations list` and `wavelift cutover list`",
-        )
+    known = _subject(tx, subject)
+    place = TargetPlace.load(known.target) if isinstance(known, Cutover) and known.target else None
     if not known.instance_id:
         raise PermanentError("It has no instance", subject=subject, server=known.server)
     wave = frozen_wave(waves.get(tx, known.run))
@@ -63,6 +53,22 @@ def instance_of(tx: Tx, subject: str) -> Instance:
     if place is None:
         place = TargetPlace(aws_conn_id=environment.aws_conn_id, region=environment.region, account=environment.account)
     return Instance(subject, known.wave, known.server, environment.environment, known.instance_id, place)
+
+
+def run_of(tx: Tx, subject: str) -> DagRun:
+    """The DAG run of a migration or a cutover. :raises NotFoundError: there is no such one."""
+    return _subject(tx, subject).run
+
+
+def _subject(tx: Tx, subject: str) -> Cutover | Migration:
+    if subject.startswith(CUTOVER.prefix):
+        return cutovers.get(tx, subject)
+    if subject.startswith(MIGRATE.prefix):
+        return migrations.get(tx, subject)
+    raise NotFoundError(
+        f"'{subject}' is no id of a migration or a cutover",
+        next_step="See `wavelift migrations list` and `wavelift cutover list`",
+    )
 
 
 def order(ledger: Ledger, subject: str, ctx: RunContext, *, reboot: bool, rights: Rights) -> Backup:

@@ -61,10 +61,7 @@ def claim(ledger: Ledger, wave: str, asked: Sequence[Cutover], mode: End, ctx: R
 
     :raises RefusedError: one is in a state that can't be ended so, or another run that lives is about it.
     """
-    refused = [refusal for each in asked if (refusal := _refusal(each, mode, ctx)) is not None]
-    if refused:
-        words = "; ".join(f"{each.server}: {each.reason}" for each in refused)
-        raise RefusedError(f"Mode {mode} is refused: {words}", refusals=tuple(refused), wave=wave)
+    require_endable(wave, asked, mode, ctx)
     column, now = f"{mode}_run", ctx.clock.now()
     with ledger.write(jobs.lock_name(wave)) as tx:
         claimed = []
@@ -76,6 +73,14 @@ def claim(ledger: Ledger, wave: str, asked: Sequence[Cutover], mode: End, ctx: R
                 changes: dict[str, Any] = {column: ctx.run.dag_run_id}
                 claimed.append(cutovers.apply(tx, each, f"{mode}_asked", at=now, by=ctx.requester, **changes))
     return tuple(claimed)
+
+
+def require_endable(wave: str, asked: Sequence[Cutover], mode: End, ctx: RunContext) -> None:
+    """:raises RefusedError: one is in a state that can't be ended so, or another run that lives is about it."""
+    refused = [refusal for each in asked if (refusal := _refusal(each, mode, ctx)) is not None]
+    if refused:
+        words = "; ".join(f"{each.server}: {each.reason}" for each in refused)
+        raise RefusedError(f"Mode {mode} is refused: {words}", refusals=tuple(refused), wave=wave)
 
 
 def opened_with(ledger: Ledger, found: Collection[Cutover]) -> ResolvedWave:

@@ -155,7 +155,7 @@ class _Desk:
         columns |= {"tier": wanted.tier or mine.tier, "tier_index": wanted.tier_index or mine.tier_index}
         # Nothing that was found, approved or begun before counts any more.
         columns |= {"forecast": None, "plan_digest": "", "times": None, "phase": "", "error": ""}
-        columns |= {"cancel_requested": False}
+        columns |= {"cancel_requested": mine.cancel_requested and mine.state is CutoverState.RESERVED}
         return cutovers.apply(self.tx, mine, "admitted", at=self.now, by=self.ctx.requester, **columns)
 
 

@@ -117,12 +117,8 @@ def admit(
     known = frozen_spec(ledger, request, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     require_run(ledger, wave.environment.environment, Action.MIGRATE, ctx, rights=rights)
-    if conf.mode == "test" and wave.environment.isolation is None:
-        raise SpecError(
-            "The environment has no isolation: nothing can be tested there",
-            environment=wave.environment.environment,
-            next_step="Let an administrator add 'isolation' with subnets and security groups to the environment's file",
-        )
+    if conf.mode == "test":
+        require_isolation(wave)
     freeze(ledger, request, ctx, mode=conf.mode, spec=wave.dump())
     bare = wave.model_copy(update={"servers": ()})
     with ledger.write(job_rows.lock_name(request.wave)) as tx:
@@ -135,6 +131,16 @@ def admit(
                 _insert(tx, each, wave, ctx)
     names = (*mine, *(each.name for each in chosen if each.name not in mine))
     return AdmittedTest(wave=bare, mode=conf.mode, servers=tuple(sorted(names)), refused=refused)
+
+
+def require_isolation(wave: ResolvedWave) -> None:
+    """:raises SpecError: there is no place where a test instance can reach nothing else."""
+    if wave.environment.isolation is None:
+        raise SpecError(
+            "The environment has no isolation: nothing can be tested there",
+            environment=wave.environment.environment,
+            next_step="Let an administrator add 'isolation' with subnets and security groups to the environment's file",
+        )
 
 
 def _choose(tx: Tx, wave: ResolvedWave, conf: TestConf) -> tuple[list[_Chosen], tuple[Refusal, ...]]:

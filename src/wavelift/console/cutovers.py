@@ -1,0 +1,250 @@
+"""Routes of cutovers: plan, reserve and start, list, approve, confirm, cancel, revert, finalize (AIR-05).
+
+A cutover is reserved in the ledger under the id of the DAG run that is made next, through Airflow's own API with the
+caller's token. So a refusal comes before any DAG run exists. Reading needs the right to read the wave's cutover DAG,
+writing the right to trigger it and ``cut_over`` in the environment.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import FastAPI, HTTPException, Query
+
+from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.base.errors import PermanentError
+from wavelift.base.run import DagRun, Requester, SystemClock
+from wavelift.console.access import readable_dags, require_read
+from wavelift.console.answers import RunStarted
+from wavelift.console.caller import Caller, CallerDep
+from wavelift.console.cutover_answers import (
+    CutoverAnswered,
+    CutoverCancelled,
+    CutoverDetails,
+    CutoverPage,
+    CutoverRunStarted,
+    CutoversStarted,
+    StepConfirmed,
+)
+from wavelift.console.cutover_rows import cutover_details, cutover_row, row_fields, step_fields
+from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep
+from wavelift.console.on_demand import CONFLICT, ENDED, context_of, make_run, new_run, require_awake
+from wavelift.console.progress import Progress
+from wavelift.console.queue import Waiting
+from wavelift.console.requests import ApprovalBody, ConfirmBody, CutoverBody, CutoverQuery
+from wavelift.ledger import Ledger, cutovers, replication_runs, waves
+from wavelift.ledger.cutover_records import Cutover
+from wavelift.ledger.cutovers import CutoverFilter
+from wavelift.rules.approval import Given, own_request
+from wavelift.rules.authority import Action
+from wavelift.rules.conf import CutoverConf
+from wavelift.rules.cutover import CutoverState
+from wavelift.rules.flows import CUTOVER
+from wavelift.services.common.admit import frozen_wave
+from wavelift.services.cutover import requests
+from wavelift.services.cutover.approvals import approval_of
+from wavelift.services.cutover.ending import End, require_endable
+from wavelift.services.cutover.steps import confirm
+from wavelift.services.migration.waiting import MAKING
+
+WAY_OUT: Final = "unpause it by the switch of the DAG in the web UI; `wavelift cutover` does it by itself"
+ASKING: Final = (CUTOVER.task_id("approve"), CUTOVER.task_id("approve_finalize"))
+OPTIONS: Final = {"approve": "Approve", "reject": "Reject"}
+"""The words of Airflow's ApprovalOperator."""
+
+
+def add_cutover_routes(app: FastAPI) -> None:
+    _reading(app)
+    _starting(app)
+    _ending(app)
+    _answering(app)
+
+
+def _reading(app: FastAPI) -> None:
+    @app.get("/cutovers")
+    def list_cutovers(
+        query: Annotated[CutoverQuery, Query()], user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
+    ) -> CutoverPage:
+        """Cutovers of the waves that the caller may read, newest first; ``dag_run_id`` goes with ``wave``."""
+        if query.dag_run_id is not None and query.wave is None:
+            raise HTTPException(422, "dag_run_id names a run only together with wave")
+        which = CutoverFilter(
+            wave=query.wave,
+            waves={wave for dag_id in readable_dags(user) if (wave := CUTOVER.wave_of(dag_id))},
+            server=query.server,
+            states=[query.state] if query.state else None,
+            run=DagRun(CUTOVER.dag_id(query.wave), query.dag_run_id) if query.wave and query.dag_run_id else None,
+            search=query.search,
+        )
+        with ledger.read() as tx:
+            page = cutovers.list_cutovers(tx, which, limit=query.limit, offset=query.offset)
+        progress, now = _progress(ledger, airflow, user), SystemClock().now()
+        return CutoverPage.of(page, cutovers=[cutover_row(each, now, progress) for each in page.items])
+
+    @app.get("/cutovers/{cutover_id}")
+    def show_cutover(cutover_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> CutoverDetails:
+        """Everything about one cutover: its steps with their undo, who serves, its times and runs."""
+        known = _readable(ledger, cutover_id, user)
+        return cutover_details(ledger, known, SystemClock().now(), _progress(ledger, airflow, user))
+
+
+def _starting(app: FastAPI) -> None:
+    @app.post("/waves/{wave}/cutovers")
+    def cut_over(
+        wave: str, body: CutoverBody, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep, specs: SpecsDep
+    ) -> CutoversStarted:
+        """Plan or prepare cutovers, or begin them: then their ids are in the answer, before any task has begun."""
+        dag_id = CUTOVER.dag_id(wave)
+        caller.require(dag_id, Action.CUT_OVER)
+        if body.priority == "next":
+            caller.require(dag_id, Action.ADMINISTER)
+        run = new_run(dag_id, f"{body.mode}.{body.request_id}" if body.request_id else "")
+        conf = conf_of(body)
+        before = requests.made_before(ledger, run, conf)
+        if before and all(each.state not in _NOT_MADE for each in before):
+            return _started(run, body, before, made_before=True)
+        require_awake(airflow, dag_id, WAY_OUT)
+        ctx = context_of(run, airflow, caller.requester.name)
+        opened = requests.reserve(ledger, specs.wave(wave), conf, ctx, request_id=body.request_id or "")
+        if opened:  # the run is about these, whatever the file says when it begins
+            conf = conf.model_copy(update={"servers": [each.server for each in opened]})
+        try:
+            make_run(airflow, run, conf.given(), body.note or "", give_back=lambda: _give_back(ledger, run))
+        except ApiError as error:
+            if not (body.request_id and error.status == CONFLICT and airflow.find_run_state(dag_id, run.dag_run_id)):
+                raise
+            return _started(run, body, opened, made_before=True)
+        return _started(run, body, opened)
+
+
+_NOT_MADE: Final = (CutoverState.RESERVED, CutoverState.EXPIRED)
+"""States in which the DAG run of a cutover may not be there."""
+
+
+def conf_of(body: CutoverBody) -> CutoverConf:
+    """What the run is triggered with."""
+    given: dict[str, Any] = body.model_dump(exclude={"request_id", "window_start", "window_end"}, exclude_unset=True)
+    for name in ("window_start", "window_end"):
+        instant: datetime | None = getattr(body, name)
+        if instant is not None:
+            given[name] = instant.isoformat()
+    return CutoverConf(**{"mode": body.mode, **{key: value for key, value in given.items() if value is not None}})
+
+
+def _started(run: DagRun, body: CutoverBody, opened: tuple[Cutover, ...], **more: Any) -> CutoversStarted:
+    now = SystemClock().now()
+    return CutoversStarted(
+        dag_id=run.dag_id,
+        dag_run_id=run.dag_run_id,
+        mode=body.mode,
+        cutovers=[cutover_row(each, now) for each in sorted(opened, key=lambda each: each.server)],
+        **more,
+    )
+
+
+def _ending(app: FastAPI) -> None:
+    @app.post("/cutovers/{cutover_id}/revert")
+    def revert_cutover(cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> CutoverRunStarted:
+        """Go back to the source, by a run of the wave's cutover DAG."""
+        return _end(ledger, _changeable(ledger, cutover_id, caller), caller, airflow, "revert")
+
+    @app.post("/cutovers/{cutover_id}/finalize")
+    def finalize_cutover(
+        cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
+    ) -> CutoverRunStarted:
+        """Give the way back up, by a run of the wave's cutover DAG."""
+        return _end(ledger, _changeable(ledger, cutover_id, caller), caller, airflow, "finalize")
+
+    @app.post("/cutovers/{cutover_id}/cancel")
+    def cancel_cutover(cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> CutoverCancelled:
+        """Go no further: a cutover that touched nothing ends, another one fails and may be reverted."""
+        known = _changeable(ledger, cutover_id, caller, stops=True)
+        clock = SystemClock()
+        state = airflow.find_run_state(known.dag_id, known.dag_run_id)
+        being_made = state == "" and clock.now() - known.requested_at < MAKING
+        over = state in ENDED and not being_made
+        cancelled = requests.cancel(ledger, cutover_id, by=caller.requester.name, clock=clock, over=over)
+        return CutoverCancelled.of(cancelled, **row_fields(cancelled, clock.now()))
+
+
+def _answering(app: FastAPI) -> None:
+    @app.post("/waves/{wave}/cutovers/{dag_run_id}/approval")
+    def answer_cutover(
+        wave: str, dag_run_id: str, body: ApprovalBody, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
+    ) -> CutoverAnswered:
+        """Approve or reject what a cutover run asks: its plan, or that the way back is given up."""
+        run = DagRun(CUTOVER.dag_id(wave), dag_run_id)
+        caller.require(run.dag_id, Action.CUT_OVER)
+        caller.require_where([run], Action.CUT_OVER)
+        _refuse_own(ledger, run, body, caller)
+        task_id = next((each for each in ASKING if airflow.asks(run.dag_id, dag_run_id, each)), None)
+        if task_id is None:
+            raise PermanentError(
+                "The run asks nothing now",
+                next_step="See its tasks: it asks when its plan is made, and an answer is given once",
+                run=run,
+            )
+        airflow.answer(run.dag_id, dag_run_id, task_id, OPTIONS[body.answer])
+        return CutoverAnswered(
+            dag_id=run.dag_id,
+            dag_run_id=dag_run_id,
+            task_id=task_id,
+            answer=body.answer,
+            answered_by=caller.requester.name,
+        )
+
+    @app.post("/cutovers/{cutover_id}/confirm")
+    def confirm_step(cutover_id: str, body: ConfirmBody, caller: CallerDep, ledger: LedgerDep) -> StepConfirmed:
+        """Say that what a step asks of a person was done, or undone: what it asks now."""
+        known = _changeable(ledger, cutover_id, caller)
+        caller.require_where([known.run], Action.CUT_OVER)
+        step = confirm(ledger, cutover_id, body.step, caller.requester.name, clock=SystemClock())
+        return StepConfirmed.of(step, **step_fields(step), cutover=cutover_id)
+
+
+def _refuse_own(ledger: Ledger, run: DagRun, body: ApprovalBody, caller: Caller) -> None:
+    """Refused at once, instead of being no answer later. The run decides again."""
+    with ledger.read() as tx:
+        known = waves.find(tx, run)
+    if known is None:
+        return
+    given = Given(user=caller.requester.name, approves=body.answer == "approve", at=SystemClock().now())
+    mode = approval_of(frozen_wave(known).servers)
+    denial = own_request(mode, Requester(known.requested_by), given)
+    if denial is not None:
+        raise PermanentError(denial.why, next_step=denial.way_out, run=run)
+
+
+def _give_back(ledger: Ledger, run: DagRun) -> None:
+    requests.give_back(ledger, run, SystemClock())
+
+
+def _end(ledger: Ledger, known: Cutover, caller: Caller, airflow: ApiClient, mode: End) -> CutoverRunStarted:
+    caller.require_where([known.run], Action.CUT_OVER)
+    run = new_run(known.dag_id)
+    require_endable(known.wave, [known], mode, context_of(run, airflow, caller.requester.name))
+    require_awake(airflow, known.dag_id, WAY_OUT)
+    conf = CutoverConf(mode=mode, cutovers=[known.id])
+    make_run(airflow, run, conf.given(), f"{mode} of {known.server}", give_back=lambda: None)
+    started = RunStarted(dag_id=run.dag_id, dag_run_id=run.dag_run_id)
+    return CutoverRunStarted.of(started, mode=mode, cutover=cutover_row(known, SystemClock().now()))
+
+
+def _readable(ledger: Ledger, cutover_id: str, user: Any) -> Cutover:
+    with ledger.read() as tx:
+        known = cutovers.get(tx, cutover_id)
+    require_read(user, known.dag_id)
+    return known
+
+
+def _changeable(ledger: Ledger, cutover_id: str, caller: Caller, *, stops: bool = False) -> Cutover:
+    known = _readable(ledger, cutover_id, caller.user)
+    caller.require(known.dag_id, Action.CUT_OVER, stops=stops)
+    return known
+
+
+def _progress(ledger: Ledger, airflow: ApiClient, user: Any) -> Progress:
+    waiting = Waiting(ledger, user)
+    return Progress(airflow, waiting=lambda known: waiting.words_of(replication_runs.ROWS.id_of(known.run_key)))

@@ -14,6 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export UV_PYTHON_DOWNLOADS := never
 DEMO_EXIT ?=
 DEMO_FAULT ?=
+DEMO_ACT ?=
 NAME ?=
 TESTS ?= tests
 # Number of test processes. It is higher than the number of cores (2), because many tests wait.
@@ -24,6 +25,7 @@ PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 help:
 	@echo "make demo            run a migration against a simulated vCenter and AWS (DEMO_EXIT=1: stop afterwards)"
+	@echo "                     DEMO_ACT=cutover: replicate a server, cut it over, and go back"
 	@echo "make simulators      run only the simulators, and write all files of a first wave of your own into first-wave/"
 	@echo "make test            lint, types, import contract and all tests except the long proofs"
 	@echo "make proof           the long proofs: run in full what make test only samples"
@@ -61,7 +63,7 @@ vcenter: $(STAMP)
 setup: $(STAMP) tools vcenter
 
 demo: setup
-	@DEMO_EXIT=$(DEMO_EXIT) DEMO_FAULT=$(DEMO_FAULT) $(BIN)/wavelift demo
+	@DEMO_EXIT=$(DEMO_EXIT) DEMO_FAULT=$(DEMO_FAULT) DEMO_ACT=$(DEMO_ACT) $(BIN)/wavelift demo
 
 simulators: setup
 	@$(BIN)/wavelift simulators up --write first-wave

@@ -8,7 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.airflow.waves import BUCKET, KIB, MIB, OFF, RUNNING, Vm, WaveOf, environment_text, lay_out, machines, wave_text
+from tests.airflow.waves import (
+    BUCKET,
+    KIB,
+    MIB,
+    OFF,
+    RUNNING,
+    Vm,
+    WaveOf,
+    environment_text,
+    lay_out,
+    machines,
+    wave_text,
+)
 
 from wavelift.cli.simulators import Stage
 from wavelift.simulators.aws import start as start_aws

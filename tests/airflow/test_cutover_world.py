@@ -1,7 +1,7 @@
 """Cutovers on a running Airflow, asked for by REST: to the instances, and back.
 
-What only a scheduler does is proven here: questions to people, deferred tasks that resume, skipped steps before a mapped
-group, teardowns that trigger a run.
+What only a scheduler does is proven here: questions to people, deferred tasks that resume, steps that are skipped before a
+mapped group, teardowns that trigger a run.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def test_air_05_a_server_is_cut_over_by_rest_and_comes_back(world: Any) -> None:
     assert before == ("10.20.1.77", TTL)
 
     run, cutover = story.cut_over(note="Saturday", request_id="ticket-4711")
-    again = story.post("/waves/shifted/cutovers", {"mode": "cutover", "servers": ["shifted-a"], "request_id": "ticket-4711"})
+    again = story.post(
+        "/waves/shifted/cutovers", {"mode": "cutover", "servers": ["shifted-a"], "request_id": "ticket-4711"}
+    )
     assert (again["made_before"], again["dag_run_id"]) == (True, run.run_id)
 
     story.asked(run)

@@ -1,7 +1,7 @@
 """Cutovers on a running Airflow, asked for by REST: to the instances, and back.
 
-What only a scheduler does is proven here: questions to people, deferred tasks that resume, steps that are skipped before a
-mapped group, teardowns that trigger a run.
+What only a scheduler does is proven here: questions to people, deferred tasks that resume, steps that are skipped
+before a mapped group, teardowns that trigger a run.
 """
 
 from __future__ import annotations

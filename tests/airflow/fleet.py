@@ -28,6 +28,8 @@ from wavelift.simulators.vcenter import SimDisk, SimVm
 from wavelift.simulators.vcenter import start as start_vcenter
 
 DAILY: Final = {"replication": {"frequency_hours": 24}}
+DEAF: Final = {"kind": "tcp", "port": 9, "within_minutes": 0.1}
+"""No instance of the simulator listens anywhere."""
 MOVED: Final = {
     **DAILY,
     "cutover": {"approval": "none", "downtime_minutes": 10_000, "steps": [{"person": {"ask": "x", "undo": "y"}}]},
@@ -50,7 +52,10 @@ WAVES: Final[dict[str, WaveOf]] = {
     "edited": WaveOf((Vm("edited-a", (4,)),)),
     "shifted": WaveOf((Vm("shifted-a", (4,), ip="10.20.1.77"),), {**DAILY, "environment": "net"}),
     "finished": WaveOf((Vm("finished-a", (4,), ip="10.20.1.88"),), {**DAILY, "environment": "net"}),
-    "failing": WaveOf((Vm("failing-a", (4,)), Vm("failing-b", (4,))), {**DAILY, "environment": "net"}),
+    "failing": WaveOf(
+        (Vm("failing-a", (4,), entry={"cutover": {"checks": [DEAF]}}), Vm("failing-b", (4,))),
+        {**DAILY, "environment": "net"},
+    ),
 }
 """Of the running Airflow."""
 DNS_ZONE: Final = "corp.example"
@@ -191,6 +196,6 @@ def _lay_out_cutovers(dags: Path, stage: Stage) -> None:
             changes = [{"Action": "CREATE", "ResourceRecordSet": record}]
             dns.change_resource_record_sets(HostedZoneId=zone, ChangeBatch={"Changes": changes})
             steps = [{"dns": {"zone": zone, "name": name}}, *([BY_HAND] if settings.get("address") else [])]
-            entries.append({"name": vm.name, **vm.entry, "cutover": {"steps": steps}})
+            entries.append({"name": vm.name, "cutover": {"steps": steps, **vm.entry.get("cutover", {})}})
         text = wave_text(wave, shape, servers=entries, cutover={"ami": "register", **settings})
         (dags / "waves" / f"{wave}.yaml").write_text(text)

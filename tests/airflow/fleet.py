@@ -32,7 +32,7 @@ DEAF: Final = {"kind": "tcp", "port": 9, "within_minutes": 0.1}
 """No instance of the simulator listens anywhere."""
 MOVED: Final = {
     **DAILY,
-    "cutover": {"approval": "none", "downtime_minutes": 10_000, "steps": [{"person": {"ask": "x", "undo": "y"}}]},
+    "cutover": {"approval": "none", "downtime_minutes": 10_000},
 }
 WAVES: Final[dict[str, WaveOf]] = {
     "full": WaveOf((Vm("full-web", entry=RUNNING), Vm("full-win", power="poweredOff", entry=OFF))),
@@ -92,7 +92,7 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
             Vm("switched-b", (4,), entry={"cutover": {"shutdown": {"timeout_minutes": 0.1, "then": "abort"}}}),
             Vm("switched-c", (4,)),
         ),
-        {**DAILY, "cutover": {"approval": "none", "downtime_minutes": 10_000, "ami": "register"}},
+        {**DAILY, "cutover": {"approval": "none", "downtime_minutes": 10_000, "ami": "register", "on_failure": "stop"}},
     ),
     "gated": WaveOf((Vm("gated-a", (4,)), Vm("gated-b", (4,)), Vm("gated-c", (4,), entry=OFF))),
     "shut": WaveOf((Vm("shut-a", (4,), entry=OFF),)),

@@ -86,7 +86,7 @@ class Story:
     def assert_switched(self, cutover: str, text: bytes) -> dict[str, Any]:
         """The instance serves with what the guest wrote last, and the source can't come back by itself."""
         known = self.known(cutover)
-        assert (known["state"], known["serves"]) == ("switched", "target"), known
+        assert (known["state"], known["serves"]) == ("switched", "instance"), known
         assert (self.power(), self.cards()) == ("poweredOff", FENCED)
         assert self.instance(known["instance_id"]) == "running"
         assert self.record()[0] == known["private_ip"]
@@ -184,7 +184,7 @@ def test_a_server_with_its_own_address_goes_comes_back_goes_again_and_stays(worl
     story.post(f"/waves/finished/cutovers/{ending.run_id}/approval", {"answer": "approve"})
     ending.ends("success")
     done = story.known(second)
-    assert (done["state"], done["serves"]) == ("finalized", "target")
+    assert (done["state"], done["serves"]) == ("finalized", "instance")
     assert story.record() == ("10.20.1.88", TTL)
     assert (story.power(), story.cards()) == ("poweredOff", FENCED)
     job = story.op.call("GET", f"/wavelift/jobs/{done['job_id']}")

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from wavelift.operators.approval import ApproveOperator as ApproveOperator
     from wavelift.operators.connector.checks import CheckInstanceOperator as CheckInstanceOperator
     from wavelift.operators.connector.checks import CheckTestOperator as CheckTestOperator
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.cutover_back import FenceSourcesOperator as FenceSourcesOperator
     from wavelift.operators.connector.cutover_back import LookAtSourcesOperator as LookAtSourcesOperator
     from wavelift.operators.connector.cutover_back import StartSourcesOperator as StartSourcesOperator
+    from wavelift.operators.connector.cutover_preflight import CutoverPreflightOperator as CutoverPreflightOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
     from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator
@@ -51,6 +53,13 @@ if TYPE_CHECKING:
     from wavelift.operators.control.cutover_move import RecordFinalOperator as RecordFinalOperator
     from wavelift.operators.control.cutover_move import ReserveCutoverOperator as ReserveCutoverOperator
     from wavelift.operators.control.cutover_move import SwitchOperator as SwitchOperator
+    from wavelift.operators.control.cutover_plan import AdmitCutoverOperator as AdmitCutoverOperator
+    from wavelift.operators.control.cutover_plan import ApproveCutoverOperator as ApproveCutoverOperator
+    from wavelift.operators.control.cutover_plan import ApproveFinalizeOperator as ApproveFinalizeOperator
+    from wavelift.operators.control.cutover_plan import GoOperator as GoOperator
+    from wavelift.operators.control.cutover_plan import PlanCutoverOperator as PlanCutoverOperator
+    from wavelift.operators.control.cutover_plan import PresyncOperator as PresyncOperator
+    from wavelift.operators.control.cutover_plan import WindowOperator as WindowOperator
     from wavelift.operators.control.cutover_watch import CutoverUpkeepOperator as CutoverUpkeepOperator
     from wavelift.operators.control.cutover_watch import JudgeSourcesOperator as JudgeSourcesOperator
     from wavelift.operators.control.cutover_watch import WatchedSourcesOperator as WatchedSourcesOperator
@@ -83,6 +92,17 @@ OPERATORS: Final = {
         "CutoverSnapshotOperator",
         "FinalRunOperator",
         "StopSourceOperator",
+    ),
+    "approval": ("ApproveOperator",),
+    "connector.cutover_preflight": ("CutoverPreflightOperator",),
+    "control.cutover_plan": (
+        "AdmitCutoverOperator",
+        "ApproveCutoverOperator",
+        "ApproveFinalizeOperator",
+        "GoOperator",
+        "PlanCutoverOperator",
+        "PresyncOperator",
+        "WindowOperator",
     ),
     "connector.cutover_back": ("FenceSourcesOperator", "LookAtSourcesOperator", "StartSourcesOperator"),
     "connector.export": (

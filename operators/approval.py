@@ -10,17 +10,17 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from wavelift.base.errors import NotApprovedError
 from wavelift.operators._base import StateStore
 from wavelift.operators.control._plane import WaveRunOperator
-from wavelift.rules.approval import ApprovalMode, Given, Question
+from wavelift.rules.approval import Given, Question
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow.sdk import Context
 
-    from wavelift.services.common.approval import Record, Taken
+    from wavelift.services.common.approval import Taken
 
-END: Final = "approval_end"
-"""Key of the task state store: when the wait ends, and of which clear of the run that is."""
+WAIT: Final = "approval_wait"
+"""Key of the task state store: when the wait began and ends, and of which clear of the run that is."""
 ANSWER: Final = "approval_answer"
 """Key of the task state store: an answer of which the ledger does not know yet."""
 ASK_AGAIN: Final = "Clear this task to ask again, or trigger a new run"
@@ -42,25 +42,28 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
     # Users are known by name and group, at the moment of the answer: not by ids that a DAG file fixed. And silence is
     # no yes.
     FIXED_ARGS = [*ApprovalOperator.FIXED_ARGS, "assigned_users", "defaults"]
-    template_inputs = ("question",)
+    template_inputs = ("question", "subject", "body")
     question: Any = None
+
+    def __init__(self, *, question: Any = None, subject: str, body: str | None = None, **kwargs: Any) -> None:
+        super().__init__(subject=subject, body=body, **kwargs)
+        self.question = question
 
     def asked(self, context: Context) -> Question:
         """What is asked. It came by XCom: a flow whose ledger knows the plan overrides this, and reads it there."""
         return Question.load(self.question)
 
-    def recorder(self) -> Record:
-        """The ledger's function that writes an approval."""
-        raise NotImplementedError
-
     def work(self, context: Context) -> Any:
         question = self.asked(context)
-        if question.mode is ApprovalMode.NONE:
+        if question.mode == "none":
             self.log.info("nobody is asked: the wave's spec says 'approval: none'")
             return None
         kept = self._state(context).get(ANSWER)
         if kept is not None:  # an earlier try had the answer, and could not write it
             return self._take(context, question, Given.load(kept))
+        known = self._standing(context, question)
+        if known is not None:
+            return self._approved(known)
         self._ask(context, question)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
@@ -80,7 +83,7 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
 
         with self.ledger() as ledger:
             ctx = self.server_context(context)
-            taken = take(ledger, question, given, ctx, rights=self.rights(), record=self.recorder())
+            taken = take(ledger, question, given, ctx, rights=self.rights())
         self._state(context).delete(ANSWER)
         if taken.verdict is Verdict.NOT_COUNTED:
             self.log.warning("the answer does not count: %s. %s", taken.why, taken.way_out)
@@ -88,43 +91,53 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
         return self._approved(taken)
 
     def _approved(self, taken: Taken) -> dict[str, Any]:
-        answer = taken.answer
-        if answer is None:
+        from wavelift.services.common.approval import Verdict
+
+        approval = taken.approval
+        if taken.verdict is not Verdict.APPROVED or approval is None:
             raise NotApprovedError(f"It was not approved: {taken.why}", next_step=ASK_AGAIN)
-        self.log.info("%s approved it; that counts until %s", answer.approver, answer.valid_until)
+        self.log.info("%s approved it; that counts until %s", approval.answered_by, approval.valid_until)
         return {
-            "digest": answer.digest,
-            "approved_by": answer.approver,
-            "at": answer.at.isoformat(),
-            "valid_until": answer.valid_until.isoformat(),
+            "digest": approval.digest,
+            "approved_by": approval.answered_by,
+            "valid_until": approval.valid_until.isoformat(),
         }
 
     def _ask(self, context: Context, question: Question) -> NoReturn:
         """Park the task until the next answer, or the end of the wait."""
-        left = self._end(context, question) - datetime.now(UTC)
+        left = self._wait(context, question)[1] - datetime.now(UTC)
         if left <= timedelta(0):
             self._nobody(context, question)
         self.response_timeout = left
         ApprovalOperator.execute(self, context)
         raise AssertionError("a task that waits for a person does not return")
 
-    def _end(self, context: Context, question: Question) -> datetime:
-        """When the wait ends: one instant for all questions and tries, and another after a clear."""
+    def _wait(self, context: Context, question: Question) -> tuple[datetime, datetime]:
+        """Begin and end of the wait: the same for all questions and tries, and others after a clear."""
         state, clear = self._state(context), getattr(context["dag_run"], "clear_number", 0)
-        kept = state.get(END)
+        kept = state.get(WAIT)
         if kept is None or kept["clear"] != clear:
-            end = datetime.now(UTC) + timedelta(minutes=question.wait_minutes)
-            kept = {"clear": clear, "end": end.isoformat()}
-            state.set(END, kept)
-        return datetime.fromisoformat(kept["end"])
+            begin = datetime.now(UTC)
+            end = begin + timedelta(hours=question.hours)
+            kept = {"clear": clear, "begin": begin.isoformat(), "end": end.isoformat()}
+            state.set(WAIT, kept)
+        return datetime.fromisoformat(kept["begin"]), datetime.fromisoformat(kept["end"])
+
+    def _standing(self, context: Context, question: Question) -> Taken | None:
+        """Airflow may take a task that was woken soon after it was parked for a dead one, and try it again."""
+        from wavelift.services.common.approval import standing
+
+        begin, _ = self._wait(context, question)
+        with self.ledger() as ledger:
+            return standing(ledger, question, since=begin)
 
     def _nobody(self, context: Context, question: Question) -> NoReturn:
         from wavelift.services.common.approval import unanswered
 
         with self.ledger() as ledger:
             unanswered(ledger, question, self.server_context(context))
-        minutes = question.wait_minutes
-        raise NotApprovedError(f"Nobody who may approve it answered within {minutes} minutes", next_step=ASK_AGAIN)
+        hours = f"{question.hours:g} h"
+        raise NotApprovedError(f"Nobody who may approve it answered within {hours}", next_step=ASK_AGAIN)
 
     @staticmethod
     def _state(context: Context) -> StateStore:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from functools import cache
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -27,6 +28,16 @@ def fresh_ledger(path: Path) -> Ledger:
     """An empty one at ``path``, open. Building the schema would cost 0.1 s of CPU each time."""
     path.write_bytes(_template())
     return Ledger.open(f"sqlite:///{path}")
+
+
+def ledger_file(ledger: Ledger) -> Path:
+    return Path(ledger.url.removeprefix("sqlite:///"))
+
+
+def copy_content(source: Path, target: Path) -> None:
+    """All that one ledger's file holds into another's, which may be open."""
+    with closing(sqlite3.connect(source)) as rows, closing(sqlite3.connect(target)) as place:
+        rows.backup(place)
 
 
 def within(

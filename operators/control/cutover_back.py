@@ -25,14 +25,8 @@ if TYPE_CHECKING:
     from wavelift.services.cutover.steps import Waits
     from wavelift.services.dataplane.messages import ServerTask
 
-ENDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "plan": ("plan",),
-    "prepare": ("plan", "prepare"),
-    "cutover": ("plan", "approve", "window", "go", "presync_1", "presync_2"),
-    "revert": ("undo", "start_sources", "reverted"),
-    "finalize": ("approve_finalize", "finalize"),
-}
-"""Mode → the tasks whose failure ends the run before its servers did."""
+LAST: Final = {"cutover": CUTOVER.before_servers[-1], "revert": "reverted"}
+"""Mode → the last task before its servers' own. In other modes it has the name of the mode."""
 
 
 class CutoverRunOperator(WaveRunOperator, WaitingOperator):
@@ -72,11 +66,6 @@ class CutoverRunOperator(WaveRunOperator, WaitingOperator):
             for (conn, region), each in waiting.waits.items()
         ]
         self.wait_for(StepsTrigger(waits=waits, poll_seconds=config.poll_seconds()))
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        if "error" in event:
-            self.log.warning("the wait failed and begins anew: %s", event["error"])
-        return self.execute(context)
 
     def claimed(self, ledger: Ledger, ctx: RunContext) -> tuple[str, ...]:
         """Ids of the cutovers that ``admit`` gave this run to end. Whoever asked must have the right where each was
@@ -262,7 +251,9 @@ class CutoverReportOperator(ReportingOperator):
         found: dict[str, Collection[str]] = {ADMIT: ("failed", "skipped")}
         if first := CUTOVER.first_step(mode):
             found[first] = ("failed", "skipped") if first != "approve_finalize" else ("failed",)
-        return found | {name: ("failed",) for name in ENDS.get(mode, ()) if name not in found}
+        return found | {
+            name: ("failed",) for name in (CUTOVER.path_to(LAST.get(mode, mode)) if mode else ()) if name not in found
+        }
 
     def _others(self, context: Context, mode: str) -> tuple[Mapping[str, Any], ...]:
         task = {"prepare": "prepare", "revert": "reverted", "finalize": "finalize"}.get(mode)
@@ -314,6 +305,6 @@ class RevertFailedOperator(WaveRunOperator):
             self.log.warning("%s starts run %s in mode revert", asked.note, asked.run.dag_run_id)
         context["ti"].xcom_push(key="return_value", value=told)
         if task_states(context).get(REPORT) != "success":
-            words = f"Its sources come back by run {told['run']}. " if asked else ""
-            raise PermanentError(f"The run failed. {words}".strip(), next_step=f"The task {REPORT} says why")
+            words = f"; its sources come back by run {told['run']}" if asked else ""
+            raise PermanentError(f"The run failed{words}", next_step=f"The task {REPORT} says why")
         return told

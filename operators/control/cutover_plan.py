@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from wavelift.ledger import Ledger
     from wavelift.rules.approval import Question
     from wavelift.rules.plans import ServerPlan
-    from wavelift.services.common.approval import Record
     from wavelift.services.cutover.plan import Planner
     from wavelift.services.cutover.presync import Presync
     from wavelift.services.dataplane.cutover_messages import AdmittedCutover, PlannedCutover
@@ -115,20 +114,11 @@ class PlanCutoverOperator(WaveRunOperator):
         return Planner(steps=plan_of, prepared=prepared, groups=groups)
 
 
-class ApproveInLedgerOperator(ApproveOperator):
-    """Base of what asks a person about what the ledger has: an approval names its digest, whatever came by XCom.
+class ApproveCutoverOperator(ApproveOperator):
+    """Ask a person for approval of the run's plan.
 
-    See :class:`~wavelift.operators.approval.ApproveOperator`.
+    What is asked is read in the ledger: an approval names the digest of the plan there, whatever came by XCom.
     """
-
-    def recorder(self) -> Record:
-        from wavelift.services.cutover.approvals import record_approval
-
-        return record_approval
-
-
-class ApproveCutoverOperator(ApproveInLedgerOperator):
-    """Ask a person for approval of the run's plan."""
 
     def asked(self, context: Context) -> Question:
         from wavelift.services.cutover.approvals import plan_question
@@ -137,7 +127,7 @@ class ApproveCutoverOperator(ApproveInLedgerOperator):
             return plan_question(ledger, self.server_context(context))
 
 
-class ApproveFinalizeOperator(ApproveInLedgerOperator):
+class ApproveFinalizeOperator(ApproveOperator):
     """Ask a person whether the way back may be given up."""
 
     def asked(self, context: Context) -> Question:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -12,7 +13,37 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.adapters.aws.access import AwsAccess
+    from wavelift.ledger import Ledger
     from wavelift.ledger.cutover_records import TargetPlace
+    from wavelift.services.cutover.watch import Alert
+
+TITLES: Final[Mapping[str, str]] = {
+    "fence": "its switched-off source is on, or connected",
+    "nobody_serves": "perhaps nobody serves it",
+}
+
+
+class TellingOperator(ControlOperator):
+    """Base of what tells people of alerts, each once, by the notifiers of the settings."""
+
+    def tell(self, ledger: Ledger, alerts: Collection[Alert], kind: str, context: Context) -> None:
+        from wavelift.airflow.notifiers import Kind, Notice, notify
+
+        for each in alerts:
+            self.log.error("%s", each.words)
+            subject = f"{each.cutover} {each.since.isoformat()}"
+            title = f"{each.server} (wave {each.wave}): {TITLES[kind]}"
+            details = {"cutover": each.cutover, "server": each.server}
+            notice = Notice(
+                kind=Kind(kind),
+                subject=subject,
+                title=title,
+                text=each.words,
+                at=each.since,
+                wave=each.wave,
+                details=details,
+            )
+            notify(ledger, notice, context)
 
 
 class WatchedSourcesOperator(ControlOperator):
@@ -34,7 +65,7 @@ class WatchedSourcesOperator(ControlOperator):
         return [each.dump() for each in found]
 
 
-class JudgeSourcesOperator(ControlOperator):
+class JudgeSourcesOperator(TellingOperator):
     """Alert for sources that are on, or connected, and grant that they are fenced again where their file says so.
 
     Returns a :class:`~wavelift.services.cutover.watch.Judged`.
@@ -54,12 +85,14 @@ class JudgeSourcesOperator(ControlOperator):
         with self.ledger() as ledger:
             ctx = self.server_context(context)
             found = judge(ledger, seen, ctx, rights=self.rights(), key_file=config.grant_key_file())
-        for words in (*found.wrong, *(f"{each.server}: {each.error}" for each in seen if each.error)):
-            self.log.error("%s", words)
+            self.tell(ledger, found.wrong, "fence", context)
+        for each in seen:
+            if each.error:
+                self.log.error("%s: %s", each.server, each.error)
         return dict(found.dump())
 
 
-class CutoverUpkeepOperator(ControlOperator):
+class CutoverUpkeepOperator(TellingOperator):
     """Alert for servers that perhaps nobody serves, and end test instances whose time is over."""
 
     def work(self, context: Context) -> dict[str, Any]:
@@ -69,10 +102,9 @@ class CutoverUpkeepOperator(ControlOperator):
         with self.ledger() as ledger:
             ctx = self.server_context(context)
             told = alarm(ledger, ctx)
-            for words in told:
-                self.log.error("%s", words)
+            self.tell(ledger, told, "nobody_serves", context)
             ending = end_due(ledger, self._access, by=str(ctx.run), clock=ctx.clock)
-        return {"alarms": list(told), "ending": list(ending)}
+        return {"alarms": [each.words for each in told], "ending": list(ending)}
 
     def _access(self, place: TargetPlace) -> AwsAccess:
         return self.aws_of(place)

@@ -7,6 +7,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from wavelift.airflow.links import ImageLink, InstanceLink, VcenterLink
+from wavelift.airflow.notifications import WindowDeadline
 from wavelift.airflow.timetables import ReplicationTimetable
 
 
@@ -25,9 +26,10 @@ class LazyApp:
 
 
 class WaveliftPlugin(AirflowPlugin):
-    """Links, the timetable of replication, and the REST API under ``/wavelift``."""
+    """Links, the timetable of replication, the deadline of a cutover's window, and the REST API under ``/wavelift``."""
 
     name = "wavelift"
     timetables = [ReplicationTimetable]
+    deadline_references = [WindowDeadline]
     operator_extra_links = [ImageLink(), InstanceLink(), VcenterLink()]
     fastapi_apps = [{"app": LazyApp(), "url_prefix": "/wavelift", "name": "wavelift"}]

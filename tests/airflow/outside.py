@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from tests.addresses import AddressAlarm
 from tests.airflow.waves import BLOCK, BUCKET
 from tests.ledgers import within
 
@@ -27,10 +28,12 @@ class Outside:
     ledger: Ledger = field(init=False)
     before: tuple[dict[str, Any], dict[str, Any]] = field(init=False)
     """What both simulators held at first."""
+    alarm: AddressAlarm = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger.open(self.ledger_url)
         self.before = (self.vcenter.state(), self.aws.state())
+        self.alarm = AddressAlarm(self.vcenter, self.aws)
 
     @property
     def vcenter(self) -> Any:
@@ -143,6 +146,7 @@ class Outside:
     def assert_nothing_is_left(self, waves: set[str]) -> None:
         """Both simulators hold what they held, and what the ledger names as results."""
         vcenter_before, aws_before = self.before
+        self.alarm.check()
         assert not within(self.ledger.read(), standing)
         assert not self.leftovers(waves)
         now = self.vcenter.state()
@@ -150,7 +154,8 @@ class Outside:
         rows = self.ended()
         after = self.aws.state()
         moved = within(self.ledger.read(), cutovers.list_cutovers, limit=500).items
-        assert set(after["instances"]) == {one.instance_id for one in (*rows, *moved) if one.instance_id}
+        named_instances = {one.instance_id for one in rows} | {one.instance_id for one in moved}
+        assert set(after["instances"]) == named_instances - {""}
         copied = {one.ami_id for one in self.copies() if one.ami_id}
         assert set(after["images"]) == copied | {one.image_id for one in rows if one.image_id}
         named = self.snapshots_of_copies() | {id for one in rows for id in one.snapshot_ids}

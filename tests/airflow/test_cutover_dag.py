@@ -10,6 +10,8 @@ from tests.ledgers import within
 
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import cutovers
+from wavelift.ledger.cutover_records import Cutover
+from wavelift.rules.cutover import CutoverState
 from wavelift.rules.flows import CUTOVER, Plane
 from wavelift.rules.plans import WaveShape
 from wavelift.rules.wave_replication import ReplicationPlan
@@ -83,7 +85,6 @@ def test_a_plan_tells_everything_and_changes_nothing(lab: Lab, replicated: Done)
     (a, _) = plan["servers"]
     assert [step["name"] for step in a["steps"]][:4] == ["stop_source", "image", "launch", "check"]
     assert all(step["undo_words"] for step in a["steps"])
-    assert a["steps"][-1]["words"] == "x"
     assert a["forecast"]["reachable_p50_s"] <= a["forecast"]["full_speed_p90_s"]
     assert "cutover.untested" in [one["code"] for one in a["findings"]]
     assert a["goes"]
@@ -97,3 +98,49 @@ def test_a_plan_of_a_server_that_the_wave_has_not_fails_in_words(lab: Lab, repli
     run = lab.run(DAG_ID, {"servers": ["nobody"]}).ends("failed")
     assert "The wave has no server 'nobody'" in run.words("admit")
     assert run.states()["report"] == "failed"
+
+
+# There and back
+
+
+@pytest.fixture(scope="module")
+def switched(lab: Lab, replicated: Done) -> Done:
+    return lab.run(DAG_ID, {"mode": "cutover", "servers": ["moved-b"]})
+
+
+def _cutover(lab: Lab, run: Done) -> Cutover:
+    (found,) = within(lab.ledger.read(), cutovers.of_dag_run, DagRun(DAG_ID, run.run_id))
+    return found
+
+
+def test_a_server_is_cut_over_from_admission_to_report(lab: Lab, switched: Done) -> None:
+    switched.ends("success")
+    found = _cutover(lab, switched)
+    assert found.state in (CutoverState.SWITCHED, CutoverState.REVERTED)
+    moments = ("going", "stopping", "down", "recorded", "image", "launched", "checked", "switched")
+    times = [found.moment(name) for name in moments]
+    assert None not in times
+    assert times == sorted(at for at in times if at is not None)
+    assert switched.xcom("presync_1")["servers"]["moved-b"].startswith("its forecast fits")
+    assert found.presync_runs == ()
+    states = switched.states()
+    assert {states[name] for name in ("prepare", "undo", "start_sources", "reverted", "finalize")} == {"skipped"}
+
+
+def test_meanwhile_nothing_else_replicates_it(lab: Lab, switched: Done) -> None:
+    run = lab.run("moved.replicate", {"servers": ["moved-b"]}).ends("failed")
+    assert [one["rule"] for one in run.report()["refused"]] == ["cutover"]
+
+
+def test_a_second_cutover_is_refused_in_words(lab: Lab, switched: Done) -> None:
+    run = lab.run(DAG_ID, {"mode": "cutover", "servers": ["moved-b"]}).ends("failed")
+    assert f"{_cutover(lab, switched).id} of {DAG_ID} {switched.run_id} is switched" in run.words("admit")
+
+
+def test_it_comes_back_and_the_schedule_goes_on(lab: Lab, switched: Done) -> None:
+    run = lab.run(DAG_ID, {"mode": "revert"}).ends("success")
+    found = _cutover(lab, switched)
+    assert (found.state, found.revert_run) == (CutoverState.REVERTED, run.run_id)
+    states = run.states()
+    assert {states[name] for name in ("preflight", "plan", "go", "server.reserve", "finalize")} == {"skipped"}
+    assert lab.run("moved.replicate", {"servers": ["moved-b"]}).ends("success")

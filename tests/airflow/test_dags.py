@@ -152,9 +152,9 @@ def test_the_form_is_not_copied_into_every_task(dags: Path, parser: Any) -> None
 def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: Path, parser: Any) -> None:
     connector = yaml.safe_load((dags / "waves" / "one.yaml").read_text())["source"].get("connector", "default")
     parsed = _parse(parser, dags, file="catalog.py")
-    ids = {"server_catalog", "connector_health"}
+    ids = {"server_catalog", "connector_health", "cutover_watch"}
     named = {f"{name}.{connector}" for name in ids if connector != "default"}
-    assert parsed["dags"] == sorted(ids | named | {"environment_check"})
+    assert parsed["dags"] == sorted(ids | named | {"environment_check", "cutover_upkeep"})
     assert parsed["vendors"] == []
     queues = {task: queue for task, _, _, queue, _, _ in parsed["tasks"] if queue != "default"}
     assert set(queues.values()) <= {connector}

@@ -13,21 +13,19 @@ from airflow.sdk import DAG
 import wavelift.operators
 import wavelift.sensors
 from wavelift.dag_factory import _makers
-from wavelift.dag_factory.migrate import migrate_dag
-from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.operators._base import WaveliftOperator
 from wavelift.operators.connector._plane import ConnectorOperator, EnvironmentOperator
 from wavelift.operators.control._plane import ControlOperator
-from wavelift.rules.flows import FLOWS, Flow, Plane
+from wavelift.rules.flows import FLOWS, Flow, Plane, flow_of
 from wavelift.rules.plans import WaveShape
 
 pytestmark = pytest.mark.airflow
 
 ROOT: Final = Path(__file__).parents[2]
 SHAPE: Final = WaveShape(
-    wave="erp", connector="hall-a", environment="prod", environment_queue="near-aws", replicates=True
+    wave="erp", connector="hall-a", environment="prod", environment_queue="near-aws", replicates=True, cuts_over=True
 )
-DAGS: Final = {"migrate": migrate_dag(SHAPE), "replicate": replicate_dag(SHAPE)}
+DAGS: Final = {flow_of(dag.dag_id).name: dag for dag in (make(SHAPE) for make in _makers(SHAPE))}
 KINDS: Final[dict[Plane, type[WaveliftOperator]]] = {
     Plane.CONTROL: ControlOperator,
     Plane.CONNECTOR: ConnectorOperator,

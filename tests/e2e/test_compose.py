@@ -268,12 +268,16 @@ def test_every_component_works_with_its_own_secrets_only(stack: Stack) -> None:
     for name in ("worker", "connector"):
         assert not (stack.home(name) / "airflow.db").exists()
         assert "Traceback" not in stack.log(name), stack.log(name)
-    scan = Scan({**VALUES, "Fernet key": FERNET, "password of the connection": PASSWORD})
-    assert scan.of_files(stack.folder / "volumes") == {}
+    signing = (stack.home("worker") / "grants" / "private.pem").read_text().splitlines()[1]
+    scan = Scan({**VALUES, "Fernet key": FERNET, "password of the connection": PASSWORD, "signing key": signing})
+    volumes = stack.folder / "volumes"
+    assert scan.of_files(*(folder for folder in volumes.iterdir() if folder.name != "grants")) == {}
+    assert scan.of_files(volumes / "grants") == {str(volumes / "grants" / "private.pem"): {"signing key"}}
     assert {name: scan.of(stack.log(name).encode()) for name in COMPONENTS} == {name: set() for name in COMPONENTS}
     assert sorted(path.name for path in stack.home("connector").iterdir()) == [
-        "airflow.cfg", "config", "dags", "logs", "wavelift",
+        "airflow.cfg", "config", "dags", "grant-keys", "logs", "wavelift",
     ]  # fmt: skip
+    assert [path.suffix for path in (stack.home("connector") / "grant-keys").iterdir()] == [".pem"], "it can check"
 
 
 def test_the_ledger_s_user_cannot_open_airflow_s_database() -> None:

@@ -21,6 +21,8 @@ from urllib.request import urlopen
 import pytest
 from tests.e2e.conftest import WAVELIFT, StartDemo, until
 
+from wavelift.cli.local_airflow import end_processes_in
+
 pytestmark = [pytest.mark.e2e, pytest.mark.proof, pytest.mark.timeout(1500), pytest.mark.xdist_group("first_wave")]
 SHOP: Final = """\
 wave: shop
@@ -77,10 +79,11 @@ class Terminal:
         ]
         return found
 
-    def state(self, dag_id: str, run_id: str) -> str:
+    def states(self, dag_id: str) -> dict[str, str]:
+        """Run id → state."""
         told = self.works(f"airflow dags list-runs {dag_id} --output json")
         runs = json.loads(told.splitlines()[-1])  # Airflow logs to standard output, too
-        return str(next(run["state"] for run in runs if run["run_id"] == run_id))
+        return {run["run_id"]: str(run["state"]) for run in runs}
 
 
 def healthy(url: str) -> bool:
@@ -112,10 +115,20 @@ def test_from_the_simulators_to_an_own_wave_and_back_from_every_mistake(demo: St
     try:
         _first_wave(terminal, steps, airflow, tmp_path / "airflow.log")
         _own_wave(terminal, folder)
+        # At Ctrl-C Airflow waits for tasks, and theirs can no longer end. `wavelift replicate` returns before its run.
+        until(lambda: not _at_work(terminal), "the end of all runs")
     finally:
         os.killpg(airflow.pid, signal.SIGINT)  # Ctrl-C in its terminal
     assert running.ctrl_c() == 0
-    until(lambda: airflow.poll() is not None and not running.processes(), "everything to end", timeout=60)
+    # Airflow 3.3.2's standalone sends SIGTERM right behind the SIGINT of Ctrl-C, to a scheduler that may just be ending
+    # its LocalExecutor: then it waits for ever for idle workers that nobody told. That is not ours to prove.
+    end_processes_in(tmp_path)
+    until(lambda: airflow.poll() is not None and not running.processes(), "everything else to end", timeout=60)
+
+
+def _at_work(terminal: Terminal) -> list[str]:
+    dags = ("demo.migrate", "shop.migrate", "shop.replicate")
+    return [run for dag in dags for run, state in terminal.states(dag).items() if state in ("queued", "running")]
 
 
 def _first_wave(terminal: Terminal, steps: list[str], airflow: subprocess.Popen[bytes], log: Path) -> None:
@@ -159,7 +172,7 @@ def _own_wave(terminal: Terminal, folder: Path) -> None:
     )
     terminal.works("airflow dags trigger shop.migrate --run-id first")
     until(ended(terminal, "shop", 2), "the wave with a refused server")
-    until(lambda: terminal.state("shop.migrate", "first") == "failed", "the end of its run")
+    until(lambda: terminal.states("shop.migrate")["first"] == "failed", "the end of its run")
     states = {row["server"]: (row["state"], row["error"][:14]) for row in terminal.migrations("shop")}
     assert states == {"web01": ("refused", "the VM is powe"), "db01": ("completed", "")}
     listed = terminal.works("wavelift migrations list --wave shop --state refused")

@@ -106,6 +106,20 @@ def _default_ledger() -> Path:
     return older if older.exists() and not path.exists() else path
 
 
+def notifiers() -> str:
+    """The setting ``notifiers``, a JSON text; empty: nobody is told of anything.
+
+    :raises SpecError: ``notifiers_cmd`` failed. The error omits its output.
+    """
+    try:
+        return _text("notifiers")
+    except AirflowConfigException:
+        raise SpecError(
+            "The command of [wavelift] notifiers_cmd failed",
+            next_step="Run the command manually as the user that runs Airflow",
+        ) from None
+
+
 def nbdkit_plugin() -> str:
     """The plugin that reads ranges of disks on this worker: ``vddk``, ``nfc``, or empty."""
     return _text("nbdkit_plugin")

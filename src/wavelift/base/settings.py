@@ -256,6 +256,14 @@ _OPTIONS: Final = (
         unit="seconds",
     ),
     Option(
+        "notifiers",
+        "Notifiers of Airflow that tell of failures, successes and missed deadlines: a JSON list of "
+        '`{"class": "…", "arguments": {…}, "kinds": […]}` (notifications.md).',
+        Reader.CONTROL,
+        when_empty="nobody is told",
+        sensitive=True,
+    ),
+    Option(
         "connector_state_folder",
         "Journals of running transfers, measured rates, and the lock of the shared rate limit. The folder must survive "
         "tasks and restarts of the worker.",

@@ -88,11 +88,17 @@ def demo(
         bool, typer.Option("--exit", envvar="DEMO_EXIT", help="Stop everything when the wave has ended.")
     ] = False,
     fault: Annotated[str, typer.Option(envvar="DEMO_FAULT", help="flip: damage one stored byte before verify.")] = "",
+    act: Annotated[
+        str,
+        typer.Option(
+            envvar="DEMO_ACT", help="migrate (three servers), or cutover (one is replicated, cut over, reverted)."
+        ),
+    ] = "",
 ) -> None:
     """Run the main job for real: simulated vCenter and AWS, real Airflow, three servers."""
     from wavelift.cli.demo import run
 
-    sys.exit(run(out, exit_when_done=exit_when_done, fault=fault))
+    sys.exit(run(out, exit_when_done=exit_when_done, fault=fault, act=act))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow.sdk import DAG, get_parsing_context
 
-from wavelift.airflow import config
+from wavelift.airflow import config, notifiers
 from wavelift.base.errors import SpecError
 from wavelift.base.printable import printable_lines
 from wavelift.dag_factory.cutover import cutover_dag
@@ -55,18 +55,22 @@ def register_waves(namespace: dict[str, Any]) -> None:
 def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
     """The functions that make the DAGs of a wave: only those whose sections the spec has."""
     replicates = [replicate_dag] if shape.replicates else []
-    cuts_over = [test_dag, cutover_dag] if shape.cuts_over else []
+    cuts_over = [cutover_dag, test_dag] if shape.cuts_over else []
     return [migrate_dag, *replicates, *cuts_over]
 
 
 def raise_spec_errors() -> None:
-    """Raise one error with the problems of all invalid specs. Airflow shows it as an import error.
+    """Raise one error with the problems of all invalid specs and notifiers. Airflow shows it as an import error.
 
-    :raises SpecError: if a spec is invalid.
+    :raises SpecError: if a spec is invalid, or a notifier cannot be made.
     """
     if get_parsing_context().dag_id:
         return
-    errors = _usable(only=None).errors
+    errors = [*_usable(only=None).errors]
+    try:
+        notifiers.check()
+    except SpecError as error:
+        errors.append(str(error))
     if errors:
         raise SpecError(printable_lines(("", *errors)))
 

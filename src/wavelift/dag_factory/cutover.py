@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from airflow.sdk import DAG, BaseOperator
 
+from wavelift.airflow.notifications import window_deadline
 from wavelift.dag_factory.forms import form
 from wavelift.dag_factory.wave import TEARDOWN_RETRIES, WaveTasks, wave_dag
 from wavelift.operators._keys import LISTED_KEY
@@ -89,6 +90,7 @@ def cutover_dag(shape: WaveShape) -> DAG:
         form=form(CutoverConf, servers=shape.server_names),
         schedule=None,
         max_active_runs=MAX_ACTIVE_RUNS,
+        deadline=window_deadline(shape, start=shape.window_start, end=shape.window_end),
     )
 
 

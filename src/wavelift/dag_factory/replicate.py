@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from airflow.sdk import DAG, BaseOperator
 
+from wavelift.airflow.notifications import wave_deadline
 from wavelift.airflow.timetables import ReplicationTimetable
 from wavelift.dag_factory.forms import form
 from wavelift.dag_factory.wave import TEARDOWN_RETRIES, WaveTasks, wave_dag
@@ -52,6 +53,7 @@ def replicate_dag(shape: WaveShape) -> DAG:
         form=form(ReplicateConf, servers=shape.server_names),
         schedule=ReplicationTimetable(wave=shape.wave),
         max_active_runs=MAX_ACTIVE_RUNS,
+        deadline=wave_deadline(shape),
     )
 
 

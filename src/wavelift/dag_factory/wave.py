@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from airflow.sdk import DAG, BaseOperator, Param, task_group
 from airflow.sdk.definitions.param import ParamsDict
 
+from wavelift.airflow.notifications import run_callbacks
 from wavelift.rules.authority import BY_NAME, SCHEDULED
 from wavelift.rules.flows import SERVER_GROUP, Flow, Plane
 from wavelift.rules.plans import WaveShape
@@ -96,6 +97,7 @@ def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **setting
             "retry_exponential_backoff": True,
             "max_retry_delay": MAX_RETRY_DELAY,
         },
+        **run_callbacks(),
         **settings,
     )
     with dag:

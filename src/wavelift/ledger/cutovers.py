@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from wavelift.base.errors import BusyError
 from wavelift.base.names import run_hash
-from wavelift.base.run import DagRun
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events, jobs
 from wavelift.ledger.cutover_records import Approval, Cutover, StepRow
 from wavelift.ledger.database import Tx
@@ -255,12 +255,13 @@ def approve(  # noqa: PLR0913  # one row
     answer: str,
     by: str,
     requested_by: str,
-    at: datetime,
-    valid_until: datetime,
+    valid: timedelta,
+    clock: Clock,
     note: str = "",
     run: DagRun | None = None,
 ) -> Approval:
     """Record an answer to a plan, and write an event."""
+    at = clock.now()
     values = {
         "subject_kind": kind,
         "subject_id": id,
@@ -269,11 +270,11 @@ def approve(  # noqa: PLR0913  # one row
         "answered_by": by,
         "requested_by": requested_by,
         "answered_at": at,
-        "valid_until": valid_until,
+        "valid_until": at + valid,
         "note": note,
     }
     row = tx.execute(approval.insert().values(**values).returning(approval)).one()
-    details = {"digest": digest, "answer": answer, "valid_until": valid_until.isoformat()}
+    details = {"digest": digest, "answer": answer, "valid_until": (at + valid).isoformat()}
     events.append(tx, events.Subject(kind, id, run), f"approval.{answer}", at=at, actor=by, details=details)
     return Approval(**row._asdict())
 

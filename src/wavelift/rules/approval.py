@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -12,25 +11,17 @@ from wavelift.base.domain import Instant, Message
 from wavelift.base.run import Requester
 from wavelift.rules.authority import Denial, Link
 from wavelift.rules.problem import quoted
+from wavelift.rules.wave_cutover import ApprovalChoice
 
-DAY_MINUTES: Final = 24 * 60
-WEEK_MINUTES: Final = 7 * DAY_MINUTES
-Minutes = Annotated[int, Field(ge=1, le=52 * WEEK_MINUTES)]
-
-
-class ApprovalMode(StrEnum):
-    REQUIRED = "required"
-    """Somebody who may cut over says yes; it may be the requester."""
-    FOUR_EYES = "four_eyes"
-    """Somebody else than the requester."""
-    NONE = "none"
-    """Nobody is asked."""
+MOST_HOURS: Final = 720
+"""As in a wave's file."""
+Hours = Annotated[float, Field(gt=0, le=MOST_HOURS)]
 
 
 class Question(Message):
     """What a person is asked to approve.
 
-    :param kind: of the object in the ledger, such as ``cutover``. :param id: of that object.
+    :param kind: of the object in the ledger, such as ``cutover_run``. :param id: of that object.
     :param digest: of the plan. The answer is about this plan only: another one must be approved anew.
     :param environment: whose ``may: cut_over`` lists who can answer.
     """
@@ -39,17 +30,15 @@ class Question(Message):
     id: str
     digest: str
     environment: str
-    mode: ApprovalMode = ApprovalMode.REQUIRED
-    wait_minutes: Minutes = DAY_MINUTES
-    """How long an answer is waited for, from the first question on."""
-    valid_minutes: Minutes = WEEK_MINUTES
-    """How long an approval counts."""
+    mode: ApprovalChoice = "required"
+    hours: Hours = 24
+    """How long an answer is waited for, from the first question on, and how long an approval counts."""
     not_after: Instant | None = None
     """An approval never counts longer than this, such as the end of the window."""
 
     def valid_until(self, at: datetime) -> datetime:
         """When an approval that is given ``at`` ends."""
-        end = at + timedelta(minutes=self.valid_minutes)
+        end = at + timedelta(hours=self.hours)
         return end if self.not_after is None else min(end, self.not_after)
 
 
@@ -64,12 +53,12 @@ class Given(Message):
     at: Instant
 
 
-def own_request(mode: ApprovalMode, requester: Requester, given: Given) -> Denial | None:
+def own_request(mode: ApprovalChoice, requester: Requester, given: Given) -> Denial | None:
     """None: the answer is not about the person's own request, or need not be another's.
 
     A requester may reject: that only gives up what the requester asked for.
     """
-    if mode is not ApprovalMode.FOUR_EYES or not given.approves or given.user != requester.name:
+    if mode != "four_eyes" or not given.approves or given.user != requester.name:
         return None
     return Denial(
         Link.REQUESTER,

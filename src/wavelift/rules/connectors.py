@@ -16,6 +16,8 @@ from wavelift.rules.problem import quoted
 CATALOG_DAG: Final = "server_catalog"
 HEALTH_DAG: Final = "connector_health"
 WATCH_DAG: Final = "cutover_watch"
+UPKEEP_DAG: Final = "cutover_upkeep"
+"""Of all connectors."""
 CONNECTOR_DAGS: Final = (CATALOG_DAG, HEALTH_DAG, WATCH_DAG)
 DEFAULT_CONNECTOR: Final = "default"
 """Value of ``source.connector`` if a wave does not set it: Airflow's default queue."""

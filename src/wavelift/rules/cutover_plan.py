@@ -219,6 +219,14 @@ def _of_time(case: Case, found: Findings) -> None:
             why="the forecast is above what the wave's file allows",
             do="Raise downtime_minutes, or make the downtime shorter: another way to make the image, fewer steps",
         )
+    start, hours = case.opening.start, case.plan.approval_hours
+    if case.plan.approval != "none" and start is not None and start > case.now + timedelta(hours=hours):
+        found.warning(
+            "cutover.approval_short",
+            f"an approval that is given now counts for {hours:g} h, and the window begins only at {utc_minute(start)}",
+            why="an approval that has ended lets nobody go",
+            do="Approve it later, or raise approval_hours in the wave's file",
+        )
     if case.opening.ends_before(case.now, p90):
         assert case.opening.end is not None
         found.error(

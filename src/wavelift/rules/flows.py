@@ -154,6 +154,15 @@ class Flow:
         names = tuple(step.name for step in self.chain)
         return names[: names.index(name)]
 
+    def path_to(self, name: str) -> tuple[str, ...]:
+        """The names of the steps that lead to a step, in their order, and its own. :raises KeyError: there is none."""
+        found = {name}
+        for step in reversed(self.steps):
+            if step.name in found:
+                found |= set(step.after)
+        self.step(name)
+        return tuple(step.name for step in self.steps if step.name in found)
+
     @property
     def before_servers(self) -> tuple[str, ...]:
         """The ids of the run's tasks that the servers' tasks follow."""

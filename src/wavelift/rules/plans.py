@@ -377,9 +377,13 @@ class WaveShape:
     """The same for ``cutover``: there are a ``.test`` and a ``.cutover`` DAG."""
     approval: ApprovalChoice = NO_CUTOVER.approval
     approval_hours: float = NO_CUTOVER.approval_hours
+    window_start: str = ""
+    """Of cutovers, ISO 8601; empty: the file has no window. Same for ``window_end``."""
+    window_end: str = ""
 
     @classmethod
     def of(cls, wave: Wave, environment: Environment) -> WaveShape:
+        window = (wave.cutover or NO_CUTOVER).window
         return cls(
             wave=wave.wave,
             connector=wave.source.connector,
@@ -394,6 +398,8 @@ class WaveShape:
             cuts_over=wave.cutover is not None or any(server.cutover is not None for server in wave.servers),
             approval=(wave.cutover or NO_CUTOVER).approval,
             approval_hours=(wave.cutover or NO_CUTOVER).approval_hours,
+            window_start=window.start.isoformat() if window is not None else "",
+            window_end=window.end.isoformat() if window is not None else "",
         )
 
     @classmethod

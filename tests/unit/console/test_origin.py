@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final
 
 import pytest
@@ -29,6 +30,9 @@ WRITES: Final = sorted(
 )
 
 
+application: Final = cache(create_app)
+
+
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://flow.example.com:8443/prefix")
@@ -37,7 +41,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
         raise HTTPException(LET_IN, f"token {token}")
 
     monkeypatch.setattr("airflow.api_fastapi.core_api.security.resolve_user_from_token", nobody)
-    with TestClient(create_app(), base_url=HOST) as client:
+    with TestClient(application(), base_url=HOST) as client:
         yield client
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -23,9 +24,10 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 from tests.contexts import run_context
-from tests.unit.console.cutting import CUT, one_of_each
+from tests.ledgers import copy_content, ledger_file
+from tests.unit.console.cutting import CUT, PERSON, cuttable, one_of_each
 from tests.unit.console.test_answers import migrate
-from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, desk, import_catalog
+from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, application, desk, import_catalog
 
 from wavelift.console import requests
 from wavelift.console.api import create_app
@@ -92,7 +94,7 @@ RIGHTS: Final = {
     "POST /cutovers/{cutover_id}/revert": change(CUTOVER),
     "POST /cutovers/{cutover_id}/finalize": change(CUTOVER),
     "POST /cutovers/{cutover_id}/cancel": change(CUTOVER),
-    "POST /cutovers/{cutover_id}/confirm": change(CUTOVER, {"step": "person call them"}),
+    "POST /cutovers/{cutover_id}/confirm": change(CUTOVER, {"step": PERSON}),
     "POST /waves/{wave}/tests": write(TEST, {"servers": ["web01"]}),
     "GET /tests": Needs(rows="tests"),
     "POST /tests/{test_id}/end": change(TEST),
@@ -180,11 +182,30 @@ class Rights:
         return {dag_id for right, dag_id in self.granted if right == method}
 
 
-class Stage:
-    """A console with one of each, and what it holds."""
+@dataclass
+class Furnished:
+    """The ledger of the first :class:`Stage`, and the ids of what is in it."""
 
-    def __init__(self, desk: Desk) -> None:
+    path: Path
+    ids: dict[str, str] = field(default_factory=dict)
+
+
+class Stage:
+    """A console with one of each, and what it holds. It is furnished once per process, and its ledger copied."""
+
+    def __init__(self, desk: Desk, furnished: Furnished) -> None:
         self.desk = desk
+        if furnished.ids:
+            copy_content(furnished.path, ledger_file(desk.ledger))
+        else:
+            furnished.ids = self._furnish(desk)
+            copy_content(ledger_file(desk.ledger), furnished.path)
+        self.ids = dict(furnished.ids)
+        cuttable(desk)
+        desk.airflow.asking.add("approve")
+
+    @staticmethod
+    def _furnish(desk: Desk) -> dict[str, str]:
         import_catalog(desk.ledger, web01="debian12_64Guest", db01="windows2022srv_64Guest")
         desk.post("/connectors", name="hall-a", connection="vc")
         job = desk.job()
@@ -193,13 +214,12 @@ class Stage:
         for holder in ("another", migration.run_key):
             ctx = run_context(migration.run)
             request_slots(desk.ledger, [SlotRequest(SlotKind.TRANSFER, "hall-a", holder, 1)], ctx)
-        self.ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
-        self.ids["server_run_id"] = migration.id
-        self.ids |= {"wave": "erp", "name": "hall-a", "environment": "lab"}
         made = one_of_each(desk)
-        self.ids |= {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
-        desk.airflow.asking.add("approve")
         desk.airflow.triggered.clear()
+        ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
+        ids["server_run_id"] = migration.id
+        ids |= {"wave": "erp", "name": "hall-a", "environment": "lab"}
+        return ids | {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
 
     def ask(self, name: str, client: TestClient | None = None, **more: Any) -> Any:
         method, path = name.split()
@@ -213,9 +233,14 @@ class Stage:
         return rows, list(airflow.triggered), list(airflow.failed)
 
 
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
+    return Furnished(tmp_path_factory.mktemp("furnished") / "wavelift.db")
+
+
 @pytest.fixture
-def stage(desk: Desk) -> Stage:
-    return Stage(desk)
+def stage(desk: Desk, furnished: Furnished) -> Stage:
+    return Stage(desk, furnished)
 
 
 @pytest.fixture
@@ -257,15 +282,15 @@ def test_every_route_asks_for_the_login_by_itself() -> None:
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_without_a_login_nothing_is_told(stage: Stage, rights: Rights, name: str) -> None:
-    async def nobody(request: Request) -> str:
-        raise HTTPException(401, "Not authenticated")
-
     before = stage.state()
-    gated, bare = create_app(nobody), create_app(_anybody)
-    for app in (gated, bare):
+    for app in (application(_nobody), application(_anybody)):
         app.dependency_overrides = {key: value for key, value in stage.desk.doubles.items() if key is not get_user}
         assert stage.ask(name, TestClient(app)).status_code == 401
     assert (stage.state(), rights.asked) == (before, set())
+
+
+async def _nobody(request: Request) -> str:
+    raise HTTPException(401, "Not authenticated")
 
 
 async def _anybody(request: Request) -> str:
@@ -413,11 +438,11 @@ def _strings(value: Any) -> Iterator[str]:
 def test_no_time_that_is_asked_for_may_lack_its_offset() -> None:
     """Of every parameter and body: a model with a time refuses one without offset, instead of guessing a zone."""
     for model in (*_models(requests), *_models(conf)):
-        for field, schema in model.model_json_schema().get("properties", {}).items():
+        for name, schema in model.model_json_schema().get("properties", {}).items():
             if "date-time" not in str(schema):
                 continue
             with pytest.raises(ValidationError, match=r"timezone|offset from UTC"):
-                model.model_validate({field: "2026-12-01T10:00:00"})
+                model.model_validate({name: "2026-12-01T10:00:00"})
     assert "date-time" in str(requests.EventQuery.model_json_schema())
 
 

@@ -65,6 +65,7 @@ def test_nothing_is_in_the_way_of_a_server_that_was_tested_and_replicated() -> N
         ({"plan": CutoverPlan(checks=(Check(kind="ssm", command="true"),))}, "cutover.no_profile", Severity.ERROR),
         ({"plan": CutoverPlan(downtime_minutes=5)}, "cutover.downtime", Severity.WARNING),
         ({"opening": Opening(NOW, NOW + timedelta(minutes=9))}, "cutover.window", Severity.ERROR),
+        ({"opening": Opening(NOW + 25 * HOUR)}, "cutover.approval_short", Severity.WARNING),
     ],
 )
 def test_each_thing_in_the_way_is_one_finding(changes: dict[str, Any], code: str, severity: Severity) -> None:

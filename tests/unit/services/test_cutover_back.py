@@ -29,12 +29,15 @@ from wavelift.ledger import Ledger, cutovers, jobs
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.ledger.events import list_events
 from wavelift.rules.cutover import CutoverState, SourceBefore, StepState
+from wavelift.rules.wave_cutover import CutoverPlan
 from wavelift.services.common.grant_keys import KeyFiles, keygen
-from wavelift.services.cutover import back, step_kinds
+from wavelift.services.cutover import back, step_kinds, watch
 from wavelift.services.cutover.back import Undone, Waiting
-from wavelift.services.cutover.steps import Facts, Planned, Waits, advance, cutover_subject, write_plan
-from wavelift.services.dataplane import source_return
+from wavelift.services.cutover.step_kinds import Facts
+from wavelift.services.cutover.steps import Planned, Waits, advance, cutover_subject, write_plan
+from wavelift.services.dataplane import source_return, source_watch
 from wavelift.services.dataplane.source_return import SourceToStart, StartedSource, start_source
+from wavelift.services.dataplane.source_watch import SeenSource, look_at
 from wavelift.services.dataplane.steps.step import Outcome, Settled, State, Step
 from wavelift.services.dataplane.steps.step import Waiting as StepWaits
 
@@ -55,6 +58,10 @@ BEFORE = SourceBefore(
     cards=(CARD,),
 )
 TARGET = {"aws_conn_id": "aws", "region": "eu-central-1", "account": ""}
+
+
+RETURN: Any = source_return
+"""Whose adapter a story replaces."""
 
 
 class Killed(BaseException):
@@ -325,20 +332,21 @@ class Story:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(back, "Ec2", Aws)
     monkeypatch.setattr(back, "Instances", Aws)
-    monkeypatch.setitem(step_kinds._BUILDERS, "lead", lambda aws, name, spec, facts: Lead(aws))  # type: ignore[index]
+    build: Any = lambda aws, name, spec, facts: Lead(aws)  # noqa: E731
+    monkeypatch.setitem(step_kinds._BUILDERS, "lead", build)
 
 
 def _story(folder: Path) -> Story:
     keygen(KeyFiles(folder / "keys" / "key", folder / "public"))
     story = Story(fresh_ledger(folder / "ledger.db"), folder)
-    source_return.switch = Vcenter(story.world)  # type: ignore[assignment]
+    RETURN.switch = Vcenter(story.world)
     story.open()
     return story
 
 
 @pytest.fixture
 def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
-    monkeypatch.setattr(source_return, "switch", source_return.switch)  # and put back
+    monkeypatch.setattr(source_return, "switch", RETURN.switch)  # and put back
     made = _story(tmp_path)
     yield made
     made.ledger.close()
@@ -525,18 +533,19 @@ ACTS = st.sampled_from(
 )
 
 
+@pytest.mark.timeout(1800)
 @given(st.integers(0, len(FORWARD)), st.lists(ACTS, max_size=20))
-@examples(25, 1500)
+@examples(25, 300)
 def test_inv_12_no_order_gives_both_an_address_nobody_without_an_alert_or_loses_before(
     begun: int, acts: list[str]
 ) -> None:
-    kept = source_return.switch
+    kept = RETURN.switch
     with tempfile.TemporaryDirectory() as folder:
         story = _story(Path(folder))
         try:
             _play(story, [*FORWARD[:begun], *acts])
         finally:
-            source_return.switch = kept  # type: ignore[misc]
+            RETURN.switch = kept
             story.ledger.close()
 
 
@@ -568,3 +577,104 @@ def _play(story: Story, acts: Sequence[str]) -> None:
                 story.act(name)
         assert story.known.state is CutoverState.REVERTED
         story.check()
+
+
+# The watch, and servers that nobody serves
+
+
+class OpenRights:
+    """Everybody may, or nobody."""
+
+    def __init__(self, denial: Any = None) -> None:
+        self.denial = denial
+
+    def at(self, environment: str) -> Any:
+        denial = self.denial
+        return type("Bench", (), {"decide": lambda self, tx, requester, action, *, now: denial})()
+
+
+def look(story: Story, connector: str = "dc1") -> list[SeenSource]:
+    return [look_at(None, one) for one in watch.watched(story.ledger, connector)]  # type: ignore[arg-type]
+
+
+def judged(story: Story, fence: str = "alert", rights: Any = None, seen: Any = None) -> watch.Judged:
+    plan = type("Plan", (), {"cutover": CutoverPlan(fence=fence)})  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "plan_of_cutover", lambda ledger, known: plan)
+        ctx = story.ctx(DagRun("cutover_watch", "scheduled__1"))
+        may: Any = rights or OpenRights()
+        key = story.folder / "keys" / "key"
+        return watch.judge(story.ledger, look(story) if seen is None else seen, ctx, rights=may, key_file=key)
+
+
+@pytest.fixture
+def switched(story: Story, monkeypatch: pytest.MonkeyPatch) -> Story:
+    monkeypatch.setattr(source_watch, "switch", RETURN.switch)
+    for name in FORWARD:
+        getattr(story, name)()
+    story.change(times={**(story.known.times or {}), "down": story.clock.now().isoformat()})
+    return story
+
+
+def test_a_fenced_source_that_is_off_is_no_alert(switched: Story) -> None:
+    (seen,) = look(switched)
+    assert seen.wrong == ""
+    assert judged(switched) == watch.Judged()
+    assert look(switched, "other") == [], "another connector cannot reach it"
+    assert switched.alerts() == []
+
+
+def test_a_source_that_is_on_or_connected_is_told_once_for_each_change(switched: Story) -> None:
+    switched.world.on = True
+    first = judged(switched).wrong
+    assert len(first) == 1
+    switched.clock.sleep(900)
+    assert judged(switched).wrong == first, "as the same alert"
+    assert switched.alerts() == ["fence"]
+    switched.world.instance = "stopped"  # so that the world does not call it a twin
+    switched.world.card = CARD
+    assert "on and its network cards 4000" in judged(switched).wrong[0].words
+    assert switched.alerts() == ["fence", "fence"]
+
+
+def test_only_a_file_that_says_so_fences_again_and_only_by_right(switched: Story) -> None:
+    switched.world.on = True
+    assert judged(switched).fence == ()
+    denied = OpenRights("no")
+    assert judged(switched, "enforce", denied).fence == ()
+    (granted,) = judged(switched, "enforce").fence
+    assert granted.token
+    assert granted.before == BEFORE
+    assert switched.known.moment(watch.FENCE_GRANTED) is not None
+
+
+def test_a_revert_waits_until_no_fence_can_come_any_more(switched: Story) -> None:
+    switched.world.on = True
+    judged(switched, "enforce")
+    switched.undo()
+    assert switched.undone is None
+    assert switched.world.record == "instance"
+    switched.clock.sleep(back.FENCE_GRACE.total_seconds())
+    go_all_the_way_back(switched)
+    assert switched.known.state is CutoverState.REVERTED
+
+
+def test_what_is_reverted_meanwhile_is_neither_told_nor_fenced(switched: Story) -> None:
+    switched.world.on = True
+    seen = look(switched)
+    switched.change(state=CutoverState.REVERTING)
+    assert judged(switched, "enforce", seen=seen) == watch.Judged()
+
+
+def test_a_server_that_nobody_serves_is_an_alarm_once_its_runs_are_over(story: Story) -> None:
+    story.reserve()
+    story.moving_alive = True
+    ctx = story.ctx(DagRun("cutover_upkeep", "scheduled__1"))
+    assert watch.alarm(story.ledger, ctx) == ()
+    story.moving_alive = False
+    story.report()
+    assert len(watch.alarm(story.ledger, ctx)) == 1
+    watch.alarm(story.ledger, ctx)
+    assert story.alerts() == ["nobody_serves"], "told once"
+    go_all_the_way_back(story)
+    assert watch.alarm(story.ledger, ctx) == ()

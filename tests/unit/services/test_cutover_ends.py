@@ -14,7 +14,7 @@ from tests.unit.rules.conftest import facts, resolved
 from wavelift.base.domain import ServerFacts
 from wavelift.base.errors import PermanentError, UnreachableError
 from wavelift.base.run import DagRun
-from wavelift.ledger import WaveRunState, jobs, waves
+from wavelift.ledger import WaveRunState, jobs, replication_runs, waves
 from wavelift.ledger.waves import NewWaveRun
 from wavelift.rules.cutover import CutoverState
 from wavelift.rules.plans import ResolvedWave
@@ -272,6 +272,17 @@ def test_nothing_is_given_up_before(world: Cutovers, outside: list[str], state: 
     assert (found.state, outside) == ("switched", [])
     with pytest.raises(PermanentError, match="Not finalized"):
         ending.raise_when_failed([found])
+
+
+def test_what_differs_from_its_source_is_never_final(
+    world: Cutovers, outside: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified(world, "a")
+    bad = type("Run", (), {"quarantine": "block 7 differs"})
+    monkeypatch.setattr(replication_runs, "find", lambda tx, id: bad)
+    (found,) = give_up(world, "a")
+    assert "block 7 differs" in found.error
+    assert found.state == "switched"
 
 
 def test_one_that_cannot_be_finalized_does_not_stop_the_others(world: Cutovers, outside: list[str]) -> None:

@@ -20,15 +20,13 @@ from wavelift.base.errors import DeniedError, NotApprovedError, PermanentError, 
 from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, cutovers, jobs
 from wavelift.ledger.cutover_records import Cutover
-from wavelift.rules.approval import ApprovalMode
 from wavelift.rules.cutover import PRESYNC_PREFIX, CutoverState, StepState
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.services.common.admit import RunRequest
-from wavelift.services.common.approval import Answer
 from wavelift.services.cutover import presync
 from wavelift.services.cutover.admit import admit
-from wavelift.services.cutover.approvals import record_approval
+from wavelift.services.cutover.approvals import plan_question
 from wavelift.services.cutover.go import Gone, go, wait_for_window
 from wavelift.services.cutover.plan import Planner, make_plan, require_some
 from wavelift.services.dataplane.cutover_messages import AdmittedCutover, PlannedCutover
@@ -100,18 +98,9 @@ class Cutovers:
 
     def approve(self, planned: PlannedCutover, id: str = "r1", by: str = "ben", valid: timedelta = HOUR) -> None:
         run = DagRun("erp.cutover", id)
-        answer = Answer(
-            kind=cutovers.RUN_KIND,
-            id=cutovers.run_subject(run),
-            digest=planned.digest,
-            mode=ApprovalMode.REQUIRED,
-            approver=by,
-            requester="ana",
-            at=self.clock.now(),
-            valid_until=self.clock.now() + valid,
-            run=run,
-        )
-        within(self.ledger.write(), record_approval, answer)
+        about = (cutovers.RUN_KIND, cutovers.run_subject(run), planned.digest)
+        said: dict[str, Any] = {"answer": "approve", "by": by, "requested_by": "ana", "valid": valid}
+        within(self.ledger.write(), cutovers.approve, *about, **said, clock=self.clock)
 
     def go(self, id: str = "r1") -> Gone:
         return go(self.ledger, self.ctx(id), rights=self.rights)
@@ -411,11 +400,13 @@ def test_a_plan_that_came_changed_by_xcom_is_refused(world: Cutovers) -> None:
 def test_the_question_asks_as_the_wave_says(world: Cutovers, clock: HandClock) -> None:
     world.spec["cutover"] = {"approval": "four_eyes", "approval_hours": 2}
     end = clock.now() + 24 * HOUR
-    question = world.plan(world.admit(window_end=end.isoformat())).question
-    assert question is not None
-    assert (question["mode"], question["wait_minutes"], question["id"]) == ("four_eyes", 120, "erp.cutover/r1")
-    assert question["not_after"] == end.isoformat()
-    assert world.plan(world.admit("p1", mode="plan")).question is None
+    planned = world.plan(world.admit(window_end=end.isoformat()))
+    question = plan_question(world.ledger, world.ctx())
+    assert (question.mode, question.hours, question.id) == ("four_eyes", 2, "erp.cutover/r1")
+    assert (question.digest, question.not_after) == (planned.digest, end)
+    world.approve(planned, by="ben")
+    world.go()
+    assert plan_question(world.ledger, world.ctx()).mode == "none", "what went is not asked again"
 
 
 # Go

@@ -19,9 +19,9 @@ from wavelift.ledger.cutover_records import Cutover, StepRow
 from wavelift.ledger.events import list_events
 from wavelift.rules.cutover import CutoverState, StepState
 from wavelift.services.cutover import step_kinds
+from wavelift.services.cutover.step_kinds import Facts
 from wavelift.services.cutover.steps import (
     Done,
-    Facts,
     Planned,
     Waits,
     advance,
@@ -111,7 +111,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
     def build(aws: Any, name: str, spec: Any, facts: Facts) -> Step:
         return Memory(found, spec["place"], spec["goal"])
 
-    monkeypatch.setitem(step_kinds._BUILDERS, "memory", build)  # type: ignore[index]
+    monkeypatch.setitem(step_kinds._BUILDERS, "memory", build)
     return found
 
 
@@ -362,7 +362,7 @@ def test_a_person_who_was_never_answered_need_not_undo(ledger: Ledger, outside: 
 def test_a_place_that_went_with_the_instance_needs_no_undo(
     ledger: Ledger, outside: Outside, ctx: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(step_kinds._BUILDERS, "security_groups", step_kinds._BUILDERS["memory"])  # type: ignore[index]
+    monkeypatch.setitem(step_kinds._BUILDERS, "security_groups", step_kinds._BUILDERS["memory"])
     known = opened(ledger)
     subject = cutover_subject(known)
     outside.values |= {"groups": "old", "other": "old"}
@@ -382,7 +382,7 @@ def test_a_place_that_went_with_the_instance_needs_no_undo(
 def test_only_chosen_kinds_go_back_and_prepared_steps_have_no_state_to_respect(
     ledger: Ledger, outside: Outside, ctx: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(step_kinds._BUILDERS, "ttl", step_kinds._BUILDERS["memory"])  # type: ignore[index]
+    monkeypatch.setitem(step_kinds._BUILDERS, "ttl", step_kinds._BUILDERS["memory"])
     subject = prepared_subject("erp", "web01")
     outside.values |= {"a": "old", "b": "old"}
     a, b = planned("a", "b")

@@ -15,6 +15,8 @@ from tests.depth import examples
 
 from wavelift.base.errors import BusyError, PermanentError, UnreachableError
 from wavelift.services.dataplane.steps import step as step_module
+from wavelift.services.dataplane.steps.person import Answer, Person
+from wavelift.services.dataplane.steps.poll import answered, in_sync, poll
 from wavelift.services.dataplane.steps.step import (
     ChangedElsewhere,
     Outcome,
@@ -226,3 +228,28 @@ def test_what_was_written_is_waited_for_until_it_shows(monkeypatch: pytest.Monke
 def test_an_impossible_step_is_refused_by_the_look() -> None:
     with pytest.raises(PermanentError, match="can't be"):
         look(Memory(Place("impossible")))
+
+
+def test_a_person_is_waited_for_in_both_directions() -> None:
+    answers: dict[str, Answer] = {}
+    step = Person(
+        key="router", what="Move the route", undo_what="Move it back", last_answer=lambda name: answers.get(name, "")
+    )
+    before = look(step)
+    asked = apply(step, before)
+    assert asked == Waiting("until somebody confirms: Move the route", "person|person:router")
+    with pytest.raises(ChangedElsewhere):
+        verify(step, before)
+    assert undo(step, before) == Settled(), "nobody did it"
+    answers[step.name] = "done"
+    assert apply(step, before) == verify(step, before) == Settled()
+    assert undo(step, before) == Waiting("until somebody confirms: Move it back", "person|person:router")
+    answers[step.name] = "undone"
+    assert undo(step, before) == Settled()
+
+
+def test_what_no_aws_call_tells_is_not_polled() -> None:
+    with pytest.raises(PermanentError, match="nothing here can poll"):
+        poll(None, [answered("person:router")])  # type: ignore[arg-type]
+    with pytest.raises(PermanentError, match="no id has"):
+        in_sync("a|b")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import accumulate
+from operator import ne
 from typing import Any
 
 import pytest
@@ -64,6 +65,23 @@ def test_the_same_disk_gives_the_same_parts(box: Any) -> None:
     assert one.digests == two.digests
 
 
+def test_a_grain_is_encoded_alike_wherever_the_stack_of_a_thread_lies() -> None:
+    """isal's own ``compress`` is not: with it some 6 of these 24,000 differ."""
+    chance = random.Random(1)
+    grains = [memoryview(chance.randbytes(40) * 26) for _ in range(3000)]
+    together = threading.Barrier(8)  # all live at once, so no two have one stack
+
+    def encode(_: int) -> list[bytes]:
+        together.wait(60)
+        made = [b"".join(prepare_block(0, grain).chunks) for grain in grains]
+        together.wait(240)
+        return made
+
+    with ThreadPoolExecutor(8) as threads:
+        first, *others = threads.map(encode, range(8))
+    assert [sum(map(ne, first, other)) for other in others] == [0] * 7
+
+
 @examples(3, 24)
 @given(changed=st.integers(0, 39), how=st.sampled_from(["byte", "zero", "text"]))
 def test_parts_before_a_change_stay_equal(box: Any, changed: int, how: str) -> None:
@@ -81,12 +99,7 @@ def test_parts_before_a_change_stay_equal(box: Any, changed: int, how: str) -> N
     )
     ends = list(accumulate(len(one.parts[number]) for number in sorted(one.parts)))
     due = sum(end <= unchanged for end in ends)
-    if one.digests[:due] != two.digests[:due]:
-        # Seen once in many runs, on a machine of another kind: two other encodings of one content. That costs a resumed
-        # upload a part sent again, no byte of the disk; twice in a row it is a fault of ours.
-        warnings.warn(first_difference(one, two), stacklevel=1)
-        one, _ = box.encode(before, part_size=SMALL_PART)
-    assert one.digests[:due] == two.digests[:due]
+    assert one.digests[:due] == two.digests[:due], first_difference(one, two)
     assert one.digests != two.digests
 
 

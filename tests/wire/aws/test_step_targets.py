@@ -11,16 +11,17 @@ import pytest
 from tests.wire.aws.proving import Proof, settle
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.elbv2 import Elbv2, Target, TargetHealth
+from wavelift.adapters.aws.elbv2 import ALL_ZONES, DELAY, Elbv2, Target, TargetHealth
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.services.dataplane.steps.poll import poll, target_is, target_settled
-from wavelift.services.dataplane.steps.step import Step, apply, look, undo
+from wavelift.services.dataplane.steps.step import Settled, Step, Waiting, apply, look, undo, verify
 from wavelift.services.dataplane.steps.targets import DeregisterTargets, RegisterTargets
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 
 pytestmark = pytest.mark.wire
 
-OLD, NEW, OTHER = Target("10.20.1.200", 443), Target("10.20.1.15", 443), Target("10.20.1.16", 443)
+OLD, NEW, OTHER = (Target(f"192.168.7.{number}", 443, ALL_ZONES) for number in (200, 15, 16))
+"""Outside of the VPC, so that no instance must run there."""
 
 
 @dataclass
@@ -44,12 +45,12 @@ class Group:
 def make_group(aws: AwsSimulator, account: Bootstrap) -> Iterator[Callable[..., Group]]:
     client, made = aws.client("elbv2"), list[Group]()
 
-    def make(*, listener: bool = True, kind: str = "ip") -> Group:
+    def make(*, listener: bool = True, kind: str = "ip", delay_s: int = 0) -> Group:
         name = f"app-{uuid.uuid4().hex[:8]}"
         arn = client.create_target_group(Name=name, Protocol="TCP", Port=443, VpcId=account.vpc_id, TargetType=kind)[
             "TargetGroups"
         ][0]["TargetGroupArn"]
-        delay = [{"Key": "deregistration_delay.timeout_seconds", "Value": "0"}]
+        delay = [{"Key": DELAY, "Value": str(delay_s)}]
         client.modify_target_group_attributes(TargetGroupArn=arn, Attributes=delay)
         balancer = ""
         if listener:
@@ -114,7 +115,7 @@ def test_a_group_that_serves_nobody_or_takes_no_such_target_is_refused(
     silent, instances = make_group(listener=False), make_group(kind="instance")
     with pytest.raises(PermanentError, match="no listener sends"):
         look(RegisterTargets(access, group=silent.arn, targets=[NEW]))
-    assert look(DeregisterTargets(access, group=silent.arn, targets=[NEW])) == {str(NEW): False}
+    assert look(DeregisterTargets(access, group=silent.arn, targets=[NEW])) == {str(NEW): None}
     for kind in (RegisterTargets, DeregisterTargets):
         with pytest.raises(PermanentError, match="type instance"):
             look(kind(access, group=instances.arn, targets=[NEW]))
@@ -150,7 +151,7 @@ def test_one_describe_answers_for_all_targets_of_a_group(
         ("initial", "Elb.RegistrationInProgress", True, False, False),
         ("healthy", "", True, True, False),
         ("unhealthy", "Target.FailedHealthChecks", True, False, False),
-        ("unused", "Target.NotInUse", True, False, False),
+        ("unused", "Target.NotInUse", True, True, False),
         ("unused", "Target.NotRegistered", False, True, True),
         ("draining", "Target.DeregistrationInProgress", False, True, False),
     ],
@@ -165,4 +166,50 @@ def test_what_the_states_of_a_target_mean(
 
 
 def test_the_delay_of_a_group_is_told(access: AwsAccess, make_group: Callable[..., Group]) -> None:
-    assert Elbv2(access).deregistration_delay_s(make_group().arn) == 0.0
+    assert Elbv2(access).deregistration_delay_s(make_group(delay_s=120).arn) == 120.0
+
+
+def test_a_target_that_drains_is_waited_for_and_registered_again_in_its_zone(
+    aws: AwsSimulator, access: AwsAccess, make_group: Callable[..., Group]
+) -> None:
+    group = make_group(delay_s=300)
+    group.register(OLD)
+    step = DeregisterTargets(access, group=group.arn, targets=[Target(OLD.id, OLD.port)])
+    before = look(step)
+    drained = target_is(group.arn, OLD.id, OLD.port, "drained")
+    assert apply(step, before) == Waiting(f"until {OLD} has drained", drained)
+    assert undo(step, before) == Waiting(f"until {OLD} has drained", drained)
+    assert poll(access, [drained]) == {drained: False}
+    aws.advance(301)
+    assert poll(access, [drained]) == {drained: True}
+    assert apply(step, before) == Settled()
+    assert undo(step, before) == Settled()
+    assert look(step) == before == {str(OLD): ALL_ZONES}
+    group.deregister(OLD)
+    aws.advance(301)
+
+
+def test_a_target_that_is_not_healthy_is_waited_for_and_one_that_is_never_checked_is_refused(
+    aws: AwsSimulator, access: AwsAccess, make_group: Callable[..., Group]
+) -> None:
+    group = make_group()
+    name = group.arn.split("/")[1]
+    step = RegisterTargets(access, group=group.arn, targets=[NEW])
+    before = look(step)
+    aws.rule(kind="unhealthy", key=f"{name}/{NEW}")
+    settle_at = target_is(group.arn, NEW.id, NEW.port, "healthy")
+    aws.advance(60)
+    outcome = apply(step, before)
+    assert isinstance(outcome, Waiting)
+    aws.advance(60)
+    outcome = apply(step, before)
+    assert outcome == Waiting(f"until {NEW} is healthy (unhealthy: Health checks failed)", settle_at)
+    assert poll(access, [settle_at]) == {settle_at: False}
+    aws.clear_rules()
+    assert apply(step, before) == Settled()
+    for one in group.client.describe_listeners(LoadBalancerArn=group.load_balancer)["Listeners"]:
+        group.client.delete_listener(ListenerArn=one["ListenerArn"])
+    assert poll(access, [settle_at]) == {settle_at: True}
+    with pytest.raises(PermanentError, match="can't become healthy"):
+        verify(step, before)
+    assert undo(step, before) == Settled()

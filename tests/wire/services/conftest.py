@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.addresses import AddressAlarm
 from tests.authorities import no_authorities_of_the_machine
 
 from wavelift.adapters.aws import bulk
@@ -122,14 +123,16 @@ def stage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Stage]:
     """The simulators, swept clean: the test fails when it leaves a snapshot, lease, session, upload, object, import,
-    EBS snapshot, image, instance or thread."""
+    EBS snapshot, image, instance or thread, or when one address was up in vCenter and in AWS at once."""
     monkeypatch.setattr(bulk, "RetryPolicy", lambda **_: QUICK)
     monkeypatch.setattr(snapshots, "BUSY_POLL_S", 0.1)
     monkeypatch.setattr(lease, "BUSY_POLL_S", 0.1)
     before, threads = _footprint(vcenter_simulator, aws_simulator), set(threading.enumerate())
+    alarm = AddressAlarm(vcenter_simulator, aws_simulator)
     made = Stage(vcenter_simulator, aws_simulator, account, tmp_path, shared_access=shared_access, looked=looked)
     yield made
     made.clear_rules()
+    clashes = alarm.clashes()
     for journey in made.journeys:
         journey.discard()
         journey.close()
@@ -139,3 +142,4 @@ def stage(
     if after != before:
         _sweep(made)  # for the next test's sake; this one has failed
     assert json.dumps(after, indent=1, sort_keys=True) == json.dumps(before, indent=1, sort_keys=True)
+    assert not clashes, [str(clash) for clash in clashes]

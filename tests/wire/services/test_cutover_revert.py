@@ -17,6 +17,7 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.instances import Instances
 from wavelift.adapters.vsphere import switch as power
 from wavelift.base.run import CancelFlag, DagRun, MemoryCheckpoints, RunContext, SystemClock
+from wavelift.base.units import BLOCK
 from wavelift.ledger import cutovers, jobs, lineage, replication_runs
 from wavelift.rules.cutover import CutoverState, SourceBefore, StepState
 from wavelift.rules.wave_cutover import NetworkStep, SecurityGroupsStep
@@ -29,6 +30,7 @@ from wavelift.services.dataplane.source_return import StartedSource, start_sourc
 
 from .journey import Stage
 from .replica import Killed
+from .servers import noise
 from .test_cutover_move import SERVER, Cut, passed
 
 pytestmark = pytest.mark.wire
@@ -194,3 +196,7 @@ def test_the_next_delta_after_a_revert_holds_what_the_source_wrote_since(
     run = within(cut.ledger.read(), replication_runs.get, cut.known.run_id)
     assert within(cut.ledger.read(), lineage.read_lineage, run.job_id), "the lineage stands"
     assert not run.quarantine
+    stage.vc.guest_write(SERVER, 0, 3 * BLOCK + 5, noise(3, 1000))
+    result = cut.replica.run(check=True)
+    assert {disk.kind for disk in result.disks} == {"delta"}
+    assert sum(disk.blocks_sent for disk in result.disks) >= 1

@@ -251,3 +251,47 @@ def read_snapshot(ebs: Any, list_blocks: Any) -> Callable[[str], dict[int, bytes
 @pytest.fixture
 def state_folder(tmp_path: Path) -> Path:
     return tmp_path / "state"
+
+
+@pytest.fixture
+def boot_snapshot(ec2: Any, ebs: Any, sha: Any) -> Iterator[str]:
+    """A completed snapshot of 2 GiB, whose first block is all ``b``."""
+    data = b"b" * BLOCK
+    made: str = ebs.start_snapshot(VolumeSize=2)["SnapshotId"]
+    block = {"SnapshotId": made, "BlockIndex": 0, "BlockData": data, "DataLength": BLOCK}
+    ebs.put_snapshot_block(**block, Checksum=sha(data), ChecksumAlgorithm="SHA256")
+    ebs.complete_snapshot(SnapshotId=made, ChangedBlocksCount=1)
+    yield made
+    ec2.delete_snapshot(SnapshotId=made)
+
+
+@pytest.fixture
+def ami(ec2: Any, boot_snapshot: str) -> Iterator[str]:
+    made: str = ec2.register_image(
+        Name=f"ami-{uuid.uuid4().hex[:8]}",
+        Architecture="x86_64",
+        VirtualizationType="hvm",
+        RootDeviceName="/dev/sda1",
+        BootMode="uefi",
+        EnaSupport=True,
+        BlockDeviceMappings=[{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": boot_snapshot}}],
+    )["ImageId"]
+    yield made
+    ec2.deregister_image(ImageId=made)
+
+
+@pytest.fixture
+def launch(sim: AwsSimulator, ec2: Any, ami: str) -> Iterator[Callable[..., str]]:
+    """RunInstances, and wait until it runs; the instance's id. All are terminated at the end."""
+    made: list[str] = []
+
+    def run(**more: Any) -> str:
+        request = {"ImageId": ami, "MinCount": 1, "MaxCount": 1, "InstanceType": "t3.small", **more}
+        given = {name: value for name, value in request.items() if value is not None}
+        made.append(ec2.run_instances(**given)["Instances"][0]["InstanceId"])
+        sim.advance(sim.settings()["instance_pending_seconds"])
+        return made[-1]
+
+    yield run
+    if made:
+        ec2.terminate_instances(InstanceIds=made)

@@ -54,6 +54,21 @@ def client(sim: AwsSimulator, session: Any, service: str) -> Any:
             lambda ebs: ebs.list_snapshot_blocks(SnapshotId=SNAPSHOT),
         ),
         ("iam", "AccessDenied", 403, "iam:GetRole", lambda iam: iam.get_role(RoleName="vmimport")),
+        ("route53", "AccessDenied", 403, "route53:GetChange", lambda dns: dns.get_change(Id="C0123456789")),
+        (
+            "elbv2",
+            "AccessDenied",
+            403,
+            "elasticloadbalancing:DescribeTargetGroups",
+            lambda elb: elb.describe_target_groups(),
+        ),
+        (
+            "ssm",
+            "AccessDeniedException",
+            400,
+            "ssm:DescribeInstanceInformation",
+            lambda ssm: ssm.describe_instance_information(),
+        ),
         ("kms", "AccessDeniedException", 400, "kms:DescribeKey", lambda kms: kms.describe_key(KeyId="alias/x")),
         (
             "sts",
@@ -190,3 +205,54 @@ def test_statements_that_are_not_evaluated_are_no_policy(sim: AwsSimulator, hold
         with pytest.raises(SimulatorError, match="a statement has Effect, Action and Resource"):
             hold(wrong)
     assert sim.held() == {}
+
+
+def test_calls_of_a_cutover_are_told_by_their_resources(
+    sim: AwsSimulator, ec2: Any, base: Bootstrap, ami: str, hold: Hold, refused: Refused
+) -> None:
+    where = f"arn:aws:ec2:{sim.region}:{ACCOUNT}"
+    subnet, group = f"{where}:subnet/{base.subnet_ids[0]}", f"{where}:security-group/{base.security_group_id}"
+    session = hold(
+        allow("ec2:CreateNetworkInterface", on=[subnet, group, f"{where}:network-interface/*"]),
+        allow("ec2:ReplaceRoute", on=f"{where}:route-table/rtb-1"),
+        allow("route53:ListResourceRecordSets", on="arn:aws:route53:::hostedzone/Z1"),
+        allow(
+            "ssm:SendCommand", on=[f"arn:aws:ssm:{sim.region}::document/AWS-RunShellScript", f"{where}:instance/i-1"]
+        ),
+    )
+    mine, dns, ssm = (client(sim, session, name) for name in ("ec2", "route53", "ssm"))
+    card = mine.create_network_interface(SubnetId=base.subnet_ids[0], Groups=[base.security_group_id])
+    eni = card["NetworkInterface"]["NetworkInterfaceId"]
+    no = "UnauthorizedOperation"
+    refused(no, mine.create_network_interface, SubnetId=base.subnet_ids[1])
+    refused(no, mine.delete_network_interface, NetworkInterfaceId=eni)
+    refused(no, mine.stop_instances, InstanceIds=["i-1"])
+    to = {"DestinationCidrBlock": "10.9.0.0/16", "NetworkInterfaceId": eni}
+    refused("InvalidRouteTableID.NotFound", mine.replace_route, RouteTableId="rtb-1", **to)
+    refused(no, mine.replace_route, RouteTableId="rtb-2", **to)
+    refused("NoSuchHostedZone", dns.list_resource_record_sets, HostedZoneId="Z1")
+    refused("AccessDenied", dns.list_resource_record_sets, HostedZoneId="Z2")
+    refused("InvalidInstanceId", ssm.send_command, InstanceIds=["i-1"], DocumentName="AWS-RunShellScript")
+    refused("AccessDeniedException", ssm.send_command, InstanceIds=["i-2"], DocumentName="AWS-RunShellScript")
+    ec2.delete_network_interface(NetworkInterfaceId=eni)
+
+
+def test_a_launch_with_a_profile_hands_its_role_on(
+    sim: AwsSimulator, ec2: Any, base: Bootstrap, ami: str, hold: Hold, refused: Refused
+) -> None:
+    iam = sim.client("iam")
+    iam.create_role(RoleName="passed", AssumeRolePolicyDocument="{}")
+    iam.create_instance_profile(InstanceProfileName="passed")
+    iam.add_role_to_instance_profile(InstanceProfileName="passed", RoleName="passed")
+    launch = {
+        "ImageId": ami,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "InstanceType": "t3.small",
+        "SubnetId": base.subnet_ids[0],
+        "IamInstanceProfile": {"Name": "passed"},
+    }
+    refused("UnauthorizedOperation", client(sim, hold(allow("ec2:*")), "ec2").run_instances, **launch)
+    session = hold(allow("ec2:*"), allow("iam:PassRole", on=f"arn:aws:iam::{ACCOUNT}:role/passed"), user="passer")
+    made = client(sim, session, "ec2").run_instances(**launch)["Instances"][0]["InstanceId"]
+    ec2.terminate_instances(InstanceIds=[made])

@@ -28,8 +28,16 @@ EMPTY_STATE: dict[str, Any] = {
     "import_tasks": [],
     "images": [],
     "instances": [],
+    "instance_states": {},
+    "launch_templates": {},
+    "routes": {},
+    "transit_gateway_routes": {},
     "volumes": [],
     "network_interfaces": [],
+    "addresses": {},
+    "elastic_ips": {},
+    "dns_records": {},
+    "targets": {},
 }
 Refused = Callable[..., ClientError]
 
@@ -75,6 +83,7 @@ class Made:
         self.ec2.enable_ebs_encryption_by_default()
         self.ec2.modify_ebs_default_kms_key_id(KmsKeyId=self.base.kms_key_arn)
         self.kms.create_alias(AliasName="alias/reset", TargetKeyId=self.base.kms_key_arn)
+        self._network()
         self.imported, self.stuck = self._imports()
         issued = self.sts.assume_role(RoleArn=self.base.assumable_role_arn, RoleSessionName="reset")["Credentials"]
         self.session = {
@@ -106,6 +115,24 @@ class Made:
         self.ebs.complete_snapshot(SnapshotId=made, ChangedBlocksCount=1)
         token = self.ebs.list_snapshot_blocks(SnapshotId=made)["Blocks"][0]["BlockToken"]
         return str(token), made
+
+    def _network(self) -> None:
+        dns, elb = self.sim.client("route53"), self.sim.client("elbv2")
+        self.zone = dns.create_hosted_zone(Name="corp.example", CallerReference="reset")["HostedZone"]["Id"]
+        record = {"Name": "app.corp.example", "Type": "A", "TTL": 60, "ResourceRecords": [{"Value": "10.0.0.1"}]}
+        batch = {"Changes": [{"Action": "CREATE", "ResourceRecordSet": record}]}
+        self.change = dns.change_resource_record_sets(HostedZoneId=self.zone, ChangeBatch=batch)["ChangeInfo"]["Id"]
+        made = elb.create_target_group(Name="reset", Protocol="HTTP", Port=80, VpcId=self.base.vpc_id, TargetType="ip")[
+            "TargetGroups"
+        ][0]
+        self.group = made["TargetGroupArn"]
+        elb.register_targets(TargetGroupArn=self.group, Targets=[{"Id": "10.20.1.200"}])
+        data = {"ImageId": self.image, "InstanceType": "t3.micro"}
+        self.ec2.create_launch_template(LaunchTemplateName="reset", LaunchTemplateData=data, ClientToken="reset")
+        self.ec2.create_network_interface(SubnetId=self.base.subnet_ids[0], ClientToken="reset")
+        self.ec2.allocate_address(Domain="vpc")
+        volume = self.ec2.describe_volumes()["Volumes"][0]["VolumeId"]
+        self.sim.write_volume(volume, 1, b"reset")
 
     def _imports(self) -> tuple[str, str]:
         """One that has ended, and one that never would."""
@@ -149,6 +176,10 @@ def _api(sim: AwsSimulator) -> dict[str, Any]:
         "import tasks": ec2.describe_import_image_tasks()["ImportImageTasks"],
         "tags": ec2.describe_tags()["Tags"],
         "interfaces": ec2.describe_network_interfaces()["NetworkInterfaces"],
+        "zones": sim.client("route53").list_hosted_zones()["HostedZones"],
+        "target groups": sim.client("elbv2").describe_target_groups()["TargetGroups"],
+        "launch templates": ec2.describe_launch_templates()["LaunchTemplates"],
+        "elastic addresses": ec2.describe_addresses()["Addresses"],
         "vpcs": [item["CidrBlock"] for item in ec2.describe_vpcs()["Vpcs"]],
         "subnets": sorted(item["CidrBlock"] for item in ec2.describe_subnets()["Subnets"]),
         "groups": sorted(item["GroupName"] for item in ec2.describe_security_groups()["SecurityGroups"]),
@@ -190,6 +221,10 @@ def _nothing_is_found(made: Made, refused: Refused) -> None:
     for task in (made.imported, made.stuck):
         refused("InvalidConversionTaskId", made.ec2.describe_import_image_tasks, ImportTaskIds=[task])
     refused("InvalidVpcID.NotFound", made.ec2.describe_vpcs, VpcIds=[made.base.vpc_id])
+    dns, elb = made.sim.client("route53"), made.sim.client("elbv2")
+    refused("NoSuchChange", dns.get_change, Id=made.change)
+    refused("NoSuchHostedZone", dns.get_hosted_zone, Id=made.zone)
+    refused("TargetGroupNotFound", elb.describe_target_health, TargetGroupArn=made.group)
     refused("NoSuchEntity", made.iam.get_role, RoleName="vmimport")
     refused("NotFoundException", made.kms.describe_key, KeyId=made.base.kms_key_arn)
     refused("ResourceNotFoundException", made.ebs.list_snapshot_blocks, SnapshotId=made.snapshot)

@@ -378,6 +378,15 @@ def test_a_vm_that_is_gone(vc: VCenterSimulator, session: VsphereSession) -> Non
             act("vm-4711")
 
 
+@pytest.mark.parametrize("untold", ["config.hardware.device", "runtime.powerState"])
+def test_cards_that_vcenter_does_not_tell_are_not_taken_for_none(
+    vc: VCenterSimulator, session: VsphereSession, monkeypatch: pytest.MonkeyPatch, untold: str
+) -> None:
+    monkeypatch.setattr(switch, "_PATHS", tuple(path for path in switch._PATHS if path != untold))
+    with pytest.raises(UnreachableError, match="does not tell"):
+        fence(session, ref(vc), server=SERVER, cancel=CancelFlag())
+
+
 def test_vcenter_away_is_borne_for_the_time_of_patience_only(
     vc: VCenterSimulator, session: VsphereSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

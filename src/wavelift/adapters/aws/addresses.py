@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
@@ -12,7 +13,13 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.errors import aws_errors, error_code, is_missing
 from wavelift.adapters.aws.tagging import filters, from_aws, specification
 from wavelift.adapters.aws.texts import description
-from wavelift.base.errors import NotFoundError
+from wavelift.base.errors import NotFoundError, PermanentError
+
+MAX_TOKENS: Final = 20
+"""Interfaces of one token, all but the last deleted: more means that something deletes them."""
+SEEN_WAIT_S: Final = 10.0
+"""After that an interface that was just made, as EC2 says, is taken for one that was deleted."""
+SEEN_POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +122,25 @@ class Addresses:
             return [_read_interface(one) for page in pages for one in page["NetworkInterfaces"]]
 
     def create(self, request: InterfaceRequest) -> Interface:
-        """:raises PermanentError: the address is taken, or not of the subnet.
+        """Make an interface, or find the one of this client token.
+
+        EC2 remembers the token of an interface that was deleted, and answers with that: then the token gets a number.
+
+        :raises PermanentError: the address is taken, or not of the subnet.
         :raises LimitReachedError: the subnet has none free.
         """
+        for number in range(MAX_TOKENS):
+            token = f"{request.client_token}-{number}" if number else request.client_token
+            made = self._create(replace(request, client_token=token))
+            if self._stands(made.interface_id):
+                return made
+        raise PermanentError(
+            f"{MAX_TOKENS} network interfaces of this step were deleted, one after the other",
+            next_step="Find out who deletes them, then begin again",
+            subnet=request.subnet_id,
+        )
+
+    def _create(self, request: InterfaceRequest) -> Interface:
         with aws_errors(
             "could not make the network interface",
             service="ec2",
@@ -125,6 +148,15 @@ class Addresses:
             address=request.address or None,
         ):
             return _read_interface(self._client.create_network_interface(**request.parameters())["NetworkInterface"])
+
+    def _stands(self, interface_id: str) -> bool:
+        """EC2 may not show a new interface for some seconds."""
+        ends = time.monotonic() + SEEN_WAIT_S
+        while not (found := self._interfaces(_filter("network-interface-id", interface_id))):
+            if time.monotonic() >= ends:
+                return False
+            time.sleep(SEEN_POLL_S)
+        return bool(found)
 
     def delete(self, interface_id: str) -> None:
         """One that is gone is fine. :raises BusyError: an instance has it."""

@@ -51,6 +51,11 @@ class TargetHealth:
     def is_registered(self) -> bool:
         return not self.is_draining and self.reason != NOT_REGISTERED
 
+    @property
+    def is_useless(self) -> bool:
+        """Registered and never checked: no listener sends to it, it is stopped, or its zone is not enabled."""
+        return self.state == "unused" and self.is_registered
+
 
 @dataclass(frozen=True, slots=True)
 class TargetGroup:

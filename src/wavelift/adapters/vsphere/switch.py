@@ -85,10 +85,17 @@ def _power(values: Values) -> PowerFacts:
 
 def _look(session: VsphereSession, vm: str, where: Mapping[str, str]) -> _Vm:
     values = read_one(session, vim.VirtualMachine, vm, _PATHS, **where)
+    if "config.hardware.device" not in values or "runtime.powerState" not in values:
+        # As of a VM that is inaccessible. No list of cards is not an empty list: that would count as fenced.
+        raise UnreachableError(
+            "vCenter does not tell the VM's hardware and power state",
+            next_step="Look at the VM in vCenter: its host or datastore may be away, or the account may not read it",
+            **where,
+        )
     return _Vm(
         power=_power(values),
         version=str(values.get("config.changeVersion") or ""),
-        cards=tuple(ethernet(values.get("config.hardware.device") or ())),
+        cards=tuple(ethernet(values["config.hardware.device"])),
         guest_net=tuple(values.get("guest.net") or ()),
     )
 

@@ -49,6 +49,7 @@ class StepsTrigger(WaitTrigger):
         finally:
             for look in looks:
                 look.cancel()
+            await asyncio.gather(*looks, return_exceptions=True)
         return {"over": sorted(look.result() for look in done)}
 
     def _looks(self, group: Mapping[str, Any]) -> list[Any]:

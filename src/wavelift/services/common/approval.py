@@ -9,21 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from wavelift.base.errors import TamperedError
-from wavelift.base.run import DagRun, Requester, RunContext
-from wavelift.ledger import Ledger, Tx, events, waves
+from wavelift.base.run import Requester, RunContext
+from wavelift.base.times import utc_minute
+from wavelift.ledger import Ledger, Tx, cutovers, events, waves
+from wavelift.ledger.cutover_records import Approval
 from wavelift.ledger.events import Subject
-from wavelift.rules.approval import ApprovalMode, Given, Question, own_request
+from wavelift.rules.approval import Given, Question, own_request
 from wavelift.rules.authority import Action, Denial
 from wavelift.services.common.admit import frozen_environment
 from wavelift.services.common.authority import Rights, tell
 
-GRANTED: Final = "approval.granted"
-REJECTED: Final = "approval.rejected"
 UNANSWERED: Final = "approval.unanswered"
-EXPIRED: Final = "approval.late"
+LATE: Final = "approval.late"
 
 
 class Verdict(StrEnum):
@@ -37,70 +37,67 @@ class Verdict(StrEnum):
     """Of somebody who may not answer: the question stands."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An approval, as the ledger keeps it. ``kind`` and ``id`` say of what, ``digest`` of which plan."""
-
-    kind: str
-    id: str
-    digest: str
-    mode: ApprovalMode
-    approver: str
-    requester: str
-    at: datetime
-    valid_until: datetime
-    run: DagRun
-
-
-class Record(Protocol):
-    """Writes an approval into the ledger; a repeated call for the same subject and digest changes nothing."""
-
-    def __call__(self, tx: Tx, answer: Answer) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The verdict, why, and the way out, in words for people; and the approval, if it is one."""
+    """The verdict, why, and the way out, in words for people; and the row of the ledger, if the answer counts."""
 
     verdict: Verdict
     why: str = ""
     way_out: str = ""
-    answer: Answer | None = None
+    approval: Approval | None = None
 
 
-def take(ledger: Ledger, question: Question, given: Given, ctx: RunContext, *, rights: Rights, record: Record) -> Taken:
+def take(ledger: Ledger, question: Question, given: Given, ctx: RunContext, *, rights: Rights) -> Taken:
     """Decide what an answer is worth, and write that into the ledger.
 
     The rights are those of this moment, and whoever may not answer cannot reject either.
 
     :raises TamperedError: the question names another environment than the run's.
     """
-    now, answering = ctx.clock.now(), Requester(given.user)
-    bench = rights.at(question.environment)
+    now, bench = ctx.clock.now(), rights.at(question.environment)
     with ledger.read() as tx:
         _must_be_of_the_run(tx, question, ctx)
-        denial = bench.decide(tx, answering, Action.CUT_OVER, now=now)
+        denial = bench.decide(tx, Requester(given.user), Action.CUT_OVER, now=now)
     denial = denial or own_request(question.mode, ctx.asker, given)
     if denial is not None:
         return _not_counted(ledger, question, given, denial, ctx)
-    if not given.approves:
-        _event(ledger, question, REJECTED, given.user, ctx)
-        return Taken(Verdict.REJECTED, f"{given.user} rejected it")
-    answer = _answer(question, given, ctx)
-    if answer.valid_until <= now:
-        ended = answer.valid_until.isoformat(timespec="minutes")
-        _event(ledger, question, EXPIRED, given.user, ctx, ended=ended)
-        return Taken(Verdict.LATE, f"{given.user} approved it, but it could be approved until {ended} only")
+    ends = question.valid_until(given.at)
+    if given.approves and ends <= now:
+        until = utc_minute(ends)
+        _event(ledger, question, LATE, given.user, ctx, until=until)
+        return Taken(Verdict.LATE, f"{given.user} approved it, which counted until {until} only")
     with ledger.write() as tx:
-        record(tx, answer)
-        said = {**_about(question), "valid_until": answer.valid_until.isoformat()}
-        events.append(tx, _subject(question, ctx), GRANTED, at=given.at, actor=given.user, details=said)
-    return Taken(Verdict.APPROVED, answer=answer)
+        kept = cutovers.approve(
+            tx,
+            question.kind,
+            question.id,
+            question.digest,
+            answer="approve" if given.approves else "reject",
+            by=given.user,
+            requested_by=str(ctx.asker),
+            valid=ends - now,
+            clock=ctx.clock,
+            run=ctx.run,
+        )
+    if given.approves:
+        return Taken(Verdict.APPROVED, approval=kept)
+    return Taken(Verdict.REJECTED, f"{given.user} rejected it", approval=kept)
+
+
+def standing(ledger: Ledger, question: Question, *, since: datetime) -> Taken | None:
+    """The answer that an earlier try took and could not report to Airflow; None: nobody answered since the question."""
+    with ledger.read() as tx:
+        kept = cutovers.newest_approval(tx, question.kind, question.id, question.digest)
+    if kept is None or kept.answered_at < since:
+        return None
+    if kept.answer == "approve":
+        return Taken(Verdict.APPROVED, approval=kept)
+    return Taken(Verdict.REJECTED, f"{kept.answered_by} rejected it", approval=kept)
 
 
 def unanswered(ledger: Ledger, question: Question, ctx: RunContext) -> None:
     """Nobody answered in time, or nobody whose answer counts."""
-    _event(ledger, question, UNANSWERED, "airflow", ctx, wait_minutes=question.wait_minutes)
+    _event(ledger, question, UNANSWERED, "airflow", ctx, hours=question.hours)
 
 
 def _must_be_of_the_run(tx: Tx, question: Question, ctx: RunContext) -> None:
@@ -130,26 +127,12 @@ def _not_counted(ledger: Ledger, question: Question, given: Given, denial: Denia
     return Taken(Verdict.NOT_COUNTED, denial.why, denial.way_out)
 
 
-def _answer(question: Question, given: Given, ctx: RunContext) -> Answer:
-    return Answer(
-        kind=question.kind,
-        id=question.id,
-        digest=question.digest,
-        mode=question.mode,
-        approver=given.user,
-        requester=str(ctx.asker),
-        at=given.at,
-        valid_until=question.valid_until(given.at),
-        run=ctx.run,
-    )
-
-
 def _subject(question: Question, ctx: RunContext) -> Subject:
     return Subject(question.kind, question.id, ctx.run)
 
 
 def _about(question: Question) -> dict[str, Any]:
-    return {"environment": question.environment, "digest": question.digest, "mode": question.mode.value}
+    return {"environment": question.environment, "digest": question.digest, "mode": question.mode}
 
 
 def _event(ledger: Ledger, question: Question, action: str, actor: str, ctx: RunContext, **details: Any) -> None:

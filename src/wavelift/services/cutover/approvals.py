@@ -5,7 +5,6 @@ Both are read in the ledger: nothing that came by XCom says what is asked, or th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -15,12 +14,12 @@ from wavelift.ledger import cutovers, waves
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
-from wavelift.rules.approval import ApprovalMode, Question
+from wavelift.rules.approval import Question
 from wavelift.rules.cutover import CutoverState
-from wavelift.rules.cutover_plan import APPROVED, Answered, Opening, digest_of_steps, refuse_unapproved
+from wavelift.rules.cutover_plan import Answered, Opening, digest_of_steps, refuse_unapproved
 from wavelift.rules.plans import ServerPlan
+from wavelift.rules.wave_cutover import ApprovalChoice
 from wavelift.services.common.admit import frozen_wave
-from wavelift.services.common.approval import Answer
 
 
 def plan_question(ledger: Ledger, ctx: RunContext) -> Question:
@@ -41,31 +40,12 @@ def finalize_question(ledger: Ledger, ctx: RunContext) -> Question:
     return _question(run, digest, Opening(), ctx)
 
 
-def record_approval(tx: Tx, answer: Answer) -> None:
-    """Keep an approval in the ledger. A repeated call changes nothing."""
-    known = cutovers.newest_approval(tx, answer.kind, answer.id, answer.digest)
-    if known is not None and (known.answered_by, known.answered_at) == (answer.approver, answer.at):
-        return
-    cutovers.approve(
-        tx,
-        answer.kind,
-        answer.id,
-        answer.digest,
-        answer=APPROVED,
-        by=answer.approver,
-        requested_by=answer.requester,
-        at=answer.at,
-        valid_until=answer.valid_until,
-        run=answer.run,
-    )
-
-
 def require_approved(tx: Tx, run: WaveRun, digest: str, *, now: datetime, ctx: RunContext) -> None:
     """:raises NotApprovedError: nobody has approved what has this digest, or not any more."""
     newest = cutovers.newest_approval(tx, cutovers.RUN_KIND, cutovers.run_subject(ctx.run), digest)
     answered = Answered(newest.answer, newest.answered_by, newest.valid_until) if newest is not None else None
     approval = approval_of(frozen_wave(run).servers)
-    refusal = refuse_unapproved(answered, approval=approval.value, requested_by=run.requested_by, now=now)
+    refusal = refuse_unapproved(answered, approval=approval, requested_by=run.requested_by, now=now)
     if refusal is not None:
         raise NotApprovedError(refusal[0], next_step=refusal[1], wave=run.wave)
 
@@ -77,11 +57,11 @@ def require_finalize_approved(ledger: Ledger, ctx: RunContext) -> None:
         require_approved(tx, run, _digest_to_finalize(tx, ctx), now=ctx.clock.now(), ctx=ctx)
 
 
-def approval_of(plans: Sequence[ServerPlan]) -> ApprovalMode:
+def approval_of(plans: Sequence[ServerPlan]) -> ApprovalChoice:
     """The strictest that one of them wants."""
     wanted = {plan.cutover.approval for plan in plans if plan.cutover is not None}
-    strict = (ApprovalMode.FOUR_EYES, ApprovalMode.REQUIRED)
-    return next((mode for mode in strict if mode.value in wanted), ApprovalMode.NONE)
+    strict: tuple[ApprovalChoice, ...] = ("four_eyes", "required")
+    return next((mode for mode in strict if mode in wanted), "none")
 
 
 def opening_of(found: Sequence[Cutover]) -> Opening:
@@ -99,14 +79,12 @@ def _digest_to_finalize(tx: Tx, ctx: RunContext) -> str:
 def _question(run: WaveRun, digest: str, opening: Opening, ctx: RunContext) -> Question:
     wave = frozen_wave(run)
     hours = min((plan.cutover.approval_hours for plan in wave.servers if plan.cutover is not None), default=24.0)
-    minutes = max(1, math.floor(hours * 60))
     return Question(
         kind=cutovers.RUN_KIND,
         id=cutovers.run_subject(ctx.run),
         digest=digest,
         environment=wave.environment.environment,
-        mode=approval_of(wave.servers) if digest else ApprovalMode.NONE,
-        wait_minutes=minutes,
-        valid_minutes=minutes,
+        mode=approval_of(wave.servers) if digest else "none",
+        hours=hours,
         not_after=opening.end,
     )

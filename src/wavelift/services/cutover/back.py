@@ -77,7 +77,7 @@ def alert(tx: Tx, known: Cutover, kind: str, words: str, *, at: datetime, by: st
     :param kind: ``instance_runs``, ``nobody_serves``, ``fence`` …
     """
     subject = events.Subject("cutover", known.id, known.run)
-    details = {"kind": kind, "words": words, "server": known.server, "wave": known.wave}
+    details = {"kind": kind, "words": words, "server": known.server, "wave": known.wave, "at": at.isoformat()}
     events.append(tx, subject, ALERT, at=at, actor=by, details=details)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from wavelift.base.domain import Message
 from wavelift.base.errors import BusyError, PermanentError, WaveliftError
 from wavelift.base.run import DagRun, RunContext
-from wavelift.ledger import Ledger, WaveRunState, cutovers, jobs, waves
+from wavelift.ledger import Ledger, WaveRunState, cutovers, jobs, replication_runs, waves
 from wavelift.ledger.cutover_records import Cutover, TargetPlace
 from wavelift.rules.cutover import CutoverState
 from wavelift.rules.flows import REPLICATE
@@ -114,9 +114,13 @@ def require_verified(ledger: Ledger, known: Cutover) -> None:
     run = DagRun(REPLICATE.dag_id(known.wave), known.verify_run)
     with ledger.read() as tx:
         found = waves.find(tx, run) if known.verify_run else None
-    if found is not None and found.state is WaveRunState.COMPLETED:
+        last = replication_runs.find(tx, known.run_id)
+    wrong = last.quarantine if last is not None else ""
+    if found is not None and found.state is WaveRunState.COMPLETED and not wrong:
         return
-    if not known.verify_run:
+    if wrong:
+        why, step = f"what its last run recorded is not what the source held: {wrong}", "Revert the cutover"
+    elif not known.verify_run:
         why = "nobody has read back what its last run recorded"
         step = "Clear the report of the run that switched it: it starts that"
     elif found is None or found.state is WaveRunState.RUNNING:

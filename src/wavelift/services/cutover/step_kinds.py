@@ -16,7 +16,7 @@ from wavelift.adapters.aws.elbv2 import Elbv2, Target
 from wavelift.adapters.aws.route53 import RecordKey
 from wavelift.base.domain import Message
 from wavelift.base.errors import PermanentError
-from wavelift.base.names import run_hash
+from wavelift.base.names import TAG_SERVER, TAG_WAVE, run_hash
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.wave_cutover import DnsStep, NetworkStep, TargetGroupStep
 from wavelift.services.dataplane.steps.addresses import MoveElasticIp, PrepareAddress, SetSecurityGroups
@@ -89,7 +89,7 @@ def prepared_of(plan: ServerPlan, address: str = "") -> list[Planned]:
             "subnet": plan.subnet or "",
             "address": address,
             "groups": list(plan.security_groups),
-            "tags": {**plan.tags, "wavelift:wave": plan.wave, "wavelift:server": plan.server},
+            "tags": {**plan.tags, TAG_WAVE: plan.wave, TAG_SERVER: plan.server},
         }
         words = f"Make a network interface with address {address} in {plan.subnet}"
         undo = "Delete it, unless the stopped instance has it"

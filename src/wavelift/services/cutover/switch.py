@@ -52,7 +52,8 @@ def switch(
 
 def _checked(ledger: Ledger, known: Cutover, report: CheckReport, ctx: RunContext) -> Cutover:
     """From here on, later tiers may begin."""
-    if (report.server, report.instance_id, report.passed) != (known.server, known.instance_id, True):
+    passed = bool(report.outcomes) and report.passed
+    if (report.server, report.instance_id, passed) != (known.server, known.instance_id, True):
         raise TamperedError(
             "What came by XCom does not say that the server's instance passed its checks",
             field="checked",

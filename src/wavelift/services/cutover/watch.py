@@ -7,11 +7,11 @@ again.
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from wavelift.base.domain import Message
+from wavelift.base.domain import Instant, Message
 from wavelift.base.errors import WaveliftError
 from wavelift.base.run import DagRun, Requester, RunContext
 from wavelift.ledger import Ledger, cutovers, events, jobs
@@ -31,10 +31,20 @@ FENCE_GRANTED: Final = "fence_granted"
 """Moment of a cutover: the newest grant to fence its source again."""
 
 
-class Judged(Message):
-    """What the looks at sources showed, in words, and which are to be fenced again."""
+class Alert(Message):
+    """Somebody must act. Of the same words of one cutover there is one, until something else was told."""
 
-    wrong: tuple[str, ...] = ()
+    cutover: str
+    server: str
+    wave: str
+    words: str
+    since: Instant
+
+
+class Judged(Message):
+    """What the looks at sources showed, and which are to be fenced again."""
+
+    wrong: tuple[Alert, ...] = ()
     fence: tuple[SourceToStart, ...] = ()
 
 
@@ -57,7 +67,7 @@ def judge(ledger: Ledger, seen: Collection[SeenSource], ctx: RunContext, *, righ
 
     The right to fence is that of whoever asked for the cutover, as it is now.
     """
-    wrong: list[str] = []
+    wrong: list[Alert] = []
     fence: list[SourceToStart] = []
     for each in seen:
         if each.error or not each.wrong:
@@ -67,8 +77,7 @@ def judge(ledger: Ledger, seen: Collection[SeenSource], ctx: RunContext, *, righ
         if known is None or known.state not in WATCHED or known.source is None:
             continue
         words = f"{known.server}: its source must stay off, and {each.wrong}"
-        wrong.append(words)
-        _alert_once(ledger, known, "fence", words, ctx)
+        wrong.append(_alert_once(ledger, known, "fence", words, ctx))
         if _enforces(ledger, known, ctx, rights):
             granted = _grant(ledger, known, ctx, key_file)
             fence += [granted] if granted is not None else []
@@ -103,7 +112,7 @@ def _grant(ledger: Ledger, known: Cutover, ctx: RunContext, key_file: Path) -> S
     return grant_for(source, key_file, ctx, lifetime=FENCE_LIFETIME)
 
 
-def alarm(ledger: Ledger, ctx: RunContext) -> tuple[str, ...]:
+def alarm(ledger: Ledger, ctx: RunContext) -> tuple[Alert, ...]:
     """Alert for each server that perhaps nobody serves: its source was touched, it is not switched, and no run is about
     it any more. Once for each change of its cutover."""
     with ledger.read() as tx:
@@ -118,14 +127,17 @@ def alarm(ledger: Ledger, ctx: RunContext) -> tuple[str, ...]:
             f"{each.server}: perhaps nobody serves it. Its cutover {each.id} is {each.state}, and no run is about it "
             f"any more: {way_out}. {each.error}".rstrip()
         )
-        told.append(words)
-        _alert_once(ledger, each, "nobody_serves", words, ctx)
+        told.append(_alert_once(ledger, each, "nobody_serves", words, ctx))
     return tuple(told)
 
 
-def _alert_once(ledger: Ledger, known: Cutover, kind: str, words: str, ctx: RunContext) -> None:
+def _alert_once(ledger: Ledger, known: Cutover, kind: str, words: str, ctx: RunContext) -> Alert:
     """The same words of the same kind are told once, until something else was."""
+    since = ctx.clock.now()
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         last = events.last_details(tx, object_id=known.id, action=ALERT)
-        if last is None or (last.get("kind"), last.get("words")) != (kind, words):
-            alert(tx, known, kind, words, at=ctx.clock.now(), by=str(ctx.run))
+        if last is not None and (last.get("kind"), last.get("words")) == (kind, words):
+            since = datetime.fromisoformat(str(last["at"]))
+        else:
+            alert(tx, known, kind, words, at=since, by=str(ctx.run))
+    return Alert(cutover=known.id, server=known.server, wave=known.wave, words=words, since=since)

@@ -19,7 +19,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.instances import GONE, Instances
+from wavelift.adapters.aws.ec2 import GONE_STATES
+from wavelift.adapters.aws.instances import Instances
 from wavelift.adapters.aws.ssm import Ssm
 from wavelift.base.domain import Message
 from wavelift.base.errors import BusyError, PermanentError
@@ -214,7 +215,7 @@ class _Prober:
         if health.passed:
             return None, False
         words = f"it is {health.state}, system {health.system or 'unknown'}, instance {health.instance or 'unknown'}"
-        return words, health.state in GONE
+        return words, health.state in GONE_STATES
 
     def _tcp(self, check: Check) -> str | None:
         try:

@@ -146,7 +146,7 @@ class _Source:
         if last is not None and at > last:
             raise PermanentError(
                 f"The window of the cutover is over for this server: it had to be stopped by {last:%Y-%m-%d %H:%M} UTC",
-                next_step="Nothing was touched. Cut it over in another window",
+                next_step="Revert the cutover, and cut this server over in another window",
             )
 
     def _force(self, noted: _Noted, why: str) -> str:

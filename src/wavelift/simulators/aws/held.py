@@ -13,6 +13,7 @@ REFUSALS: Final = {
     "ec2": ("UnauthorizedOperation", "You are not authorized to perform this operation. ", 403),
     "ebs": ("AccessDeniedException", "", 403),
     "kms": ("AccessDeniedException", "", 400),
+    "ssm": ("AccessDeniedException", "", 400),
 }
 """Code, beginning of the message and status, as each service spells "not allowed". All others: AccessDenied."""
 REFUSALS_ELSE: Final = ("AccessDenied", "", 403)

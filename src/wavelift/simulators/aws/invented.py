@@ -65,3 +65,20 @@ EBS_KEY_ACTIONS: Final = (
 )
 """What users of encryption must be allowed (EBS user guide, "Requirements for Amazon EBS encryption"). Which call asks
 for which of them is not documented: StartSnapshot, ImportImage and RunInstances ask for all."""
+ENI_WITH_OTHERS_MESSAGE: Final = "A network interface may not specify both a network interface ID and {name}"
+NOT_ATTACHED_TWICE_MESSAGE: Final = "Interface: [{interface}] in use."
+NOT_STARTABLE_MESSAGE: Final = "The instance '{instance}' is not in a state from which it can be started."
+NOT_STOPPABLE_MESSAGE: Final = "The instance '{instance}' is not in a state from which it can be stopped."
+STOPPED_ONLY_MESSAGE: Final = "The instance '{instance}' is not in the 'stopped' state."
+"""AWS documents the codes of these errors, but not the messages."""
+CHECKS_BEGIN_ANEW: Final = True
+"""A reboot begins the status checks anew, as a start does. AWS documents it for a start only."""
+DRAINING_CODE: Final = "InvalidTarget"
+DRAINING_MESSAGE: Final = "The following targets are deregistering and cannot be registered: '{target}'"
+"""AWS documents that an IP address can be registered again only after its deregistration delay, but not the error."""
+NO_ZONE_MESSAGE: Final = "You must specify an Availability Zone for '{address}', which is outside of the VPC"
+ZONE_MESSAGE: Final = "The only Availability Zone for '{address}', which is outside of the VPC, is 'all'"
+"""AWS documents the rule, but not the messages."""
+NO_TRANSIT_ROUTE_CODE: Final = "InvalidRoute.NotFound"
+"""Of ReplaceTransitGatewayRoute and DeleteTransitGatewayRoute. AWS documents the code for routes in general."""
+NO_INVOCATION_MESSAGE: Final = "The command ID and managed node ID you specified didn't match any invocations."

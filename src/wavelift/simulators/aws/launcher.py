@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 import sys
@@ -51,6 +52,11 @@ class AwsSimulator(Simulator):
         """End all of AssumeRole's sessions now; how many."""
         return int(self.control("POST", "credentials")["expired"])
 
+    def write_volume(self, volume_id: str, block: int, data: bytes) -> None:
+        """Write into a block (512 KiB) of a volume, as its guest does; what is missing in the block is zero."""
+        values = {"volume": volume_id, "block": block, "data": base64.b64encode(data).decode()}
+        self.control("POST", "volumes", values)
+
     def hold(self, user: str, policies: Sequence[Mapping[str, Any]]) -> Any:
         """A boto3 session of a new user of this account, who may do only what these identity policies allow."""
         key = f"AKIAHELD{secrets.token_hex(6).upper()}"
@@ -63,6 +69,11 @@ class AwsSimulator(Simulator):
         """By user: what was ``used`` of the policies (statement, action, times), and what was ``denied``."""
         found = self.control("GET", "identities")
         return {one["user"]: one for one in found.values()}
+
+    def address_log(self) -> list[dict[str, Any]]:
+        """When each private address came up with an instance, and went down (``up``), oldest first."""
+        found: list[dict[str, Any]] = self.control("GET", "addresses")
+        return found
 
     def let_go(self) -> None:
         """Forget the users of :meth:`hold`."""

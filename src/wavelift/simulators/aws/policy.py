@@ -18,6 +18,10 @@ from wavelift.simulators.aws.settings import ACCOUNT, partition_of
 from wavelift.simulators.kit.message import Request
 
 MADE: Final = {
+    "CreateImage": ("image", "snapshot"),
+    "CreateLaunchTemplate": ("launch-template",),
+    "CreateNetworkInterface": ("network-interface",),
+    "CreateSnapshot": ("snapshot",),
     "ImportImage": ("import-image-task",),
     "RegisterImage": ("image",),
     "RunInstances": ("instance", "volume", "network-interface"),

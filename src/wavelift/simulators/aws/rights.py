@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from wavelift.simulators.aws import rights_network
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.held import refusal
 from wavelift.simulators.aws.invented import EBS_KEY_ACTIONS, IMPORT_ASKS_FOR_PASS_ROLE
@@ -91,6 +92,11 @@ class Rights:
             "iam": self._iam,
             "sts": self._sts,
             "kms": self._kms,
+            "route53": lambda request: rights_network.route53(request, self._settings.partition),
+            "elasticloadbalancing": lambda request: rights_network.elasticloadbalancing(
+                request.operation, _form(request)
+            ),
+            "ssm": self._ssm,
         }
 
     def of(self, request: Request, arn: str) -> list[Use]:
@@ -123,6 +129,13 @@ class Rights:
         if request.operation == "RunInstances":
             keys = (self._key_of(snapshot) for snapshot in self._snapshots_of(form.get("ImageId", "")))
             yield from self._key_uses(EBS_KEY_ACTIONS, keys)
+            yield from self._profile_roles(form)
+
+    def _profile_roles(self, form: Mapping[str, str]) -> Iterator[Use]:
+        """A launch hands the roles of its instance profile on (EC2 user guide, "Permissions to pass an IAM role")."""
+        name = form.get("IamInstanceProfile.Name") or form.get("IamInstanceProfile.Arn", "").rpartition("/")[2]
+        for arn in self._account.backends.profile_roles(name) if name else ():
+            yield Use("iam:PassRole", arn, {"iam:PassedToService": "ec2.amazonaws.com"})
 
     def _ec2_resources(self, operation: str, form: Mapping[str, str]) -> list[str]:
         ids: dict[str, Iterable[str]] = {
@@ -138,13 +151,19 @@ class Rights:
             "ImportImage": ("import-image-task/*", "image/*", "snapshot/*"),
             "RegisterImage": ("image/*",),
             "RunInstances": (
-                *("instance/*", "volume/*", "network-interface/*"),
+                *("instance/*", "volume/*"),
+                *(
+                    [f"network-interface/{one}" for one in _named(form, "NetworkInterfaceId")]
+                    or ["network-interface/*"]
+                ),
+                *(f"launch-template/{one}" for one in _named(form, "LaunchTemplateId")),
                 *(f"subnet/{one}" for one in _named(form, "SubnetId")),
                 *(f"security-group/{value}" for name, value in form.items() if "SecurityGroupId." in name),
             ),
         }
         named = [self._arn(f"{_kind(one)}/{one}") for one in ids.get(operation, ()) if one]
-        return named + [self._arn(one) for one in more.get(operation, ())]
+        found = [*more.get(operation, ()), *rights_network.ec2_resources(operation, form)]
+        return named + [self._arn(one) for one in found]
 
     def _arn(self, resource: str) -> str:
         owner = "" if resource.partition("/")[0] in OWNERLESS else ACCOUNT
@@ -268,6 +287,10 @@ class Rights:
             yield Use(f"sts:{request.operation}", "*")
         elif request.operation == "AssumeRole":
             yield Use("sts:AssumeRole", _form(request).get("RoleArn", ""))
+
+    def _ssm(self, request: Request) -> Iterator[Use]:
+        for use in rights_network.ssm(request, self._settings.partition, self._settings.region):
+            yield Use(use.action, use.resource, self._resource_tags(use.resource))
 
     def _kms(self, request: Request) -> Iterator[Use]:
         if request.operation == "DescribeKey":

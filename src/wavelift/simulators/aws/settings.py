@@ -46,6 +46,21 @@ class Settings(settings.Settings):
     page_blocks: int = 0
     """Blocks in one page of EBS direct's lists, however many more are asked for; 0 means as many as are asked for."""
     instance_pending_seconds: float = 0.3
+    instance_stopping_seconds: float = 0.2
+    instance_terminating_seconds: float = 0.0
+    """Time in ``shutting-down``; 0 means that the instance is terminated, and its addresses free, at once."""
+    status_check_seconds: float = 0.2
+    """From ``running`` to the end of the first status checks."""
+    agent_seconds: float = 0.0
+    """From ``running`` until Systems Manager knows the instance."""
+    command_seconds: float = 0.1
+    """How long a command is Pending, and then InProgress."""
+    image_seconds: float = 0.2
+    """From CreateImage to ``available``, and from CreateSnapshot to ``completed``."""
+    dns_change_seconds: float = 0.2
+    """From ChangeResourceRecordSets to INSYNC."""
+    target_health_seconds: float = 0.2
+    """From RegisterTargets, or the target's start, to ``healthy``."""
     snapshot_seconds: float = 0.0
     """Time from CompleteSnapshot to the state ``completed``."""
     allow_growth: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wavelift.simulators.aws.moto_bridge import elbv2, route53, routes
 from wavelift.simulators.aws.moto_bridge.account import Account
 
 
@@ -13,6 +14,8 @@ def of(account: Account) -> dict[str, Any]:
         "snapshots": _snapshots(account),
         "import_tasks": sorted(task.id for task in account.imports.all() if task.active),
         **_ec2(account),
+        "dns_records": _records(account),
+        "targets": _targets(account),
     }
 
 
@@ -55,11 +58,45 @@ def _snapshots(account: Account) -> list[dict[str, Any]]:
 
 def _ec2(account: Account) -> dict[str, Any]:
     with account.backends.lock:
+        account.catch_up()
         ec2 = account.backends.ec2
-        instances = (instance for row in ec2.reservations.values() for instance in row.instances)
+        instances = [one for row in ec2.reservations.values() for one in row.instances if one.state != "terminated"]
         return {
             "images": sorted(ec2.amis),
-            "instances": sorted(item.id for item in instances if item.state != "terminated"),
+            "instances": sorted(item.id for item in instances),
+            "instance_states": {
+                one.id: {"state": one.state, "reboots": account.reboots.get(one.id, 0)}
+                for one in sorted(instances, key=lambda one: str(one.id))
+            },
+            "launch_templates": {str(one.name): one.latest_version_number for one in ec2.launch_templates.values()},
+            "routes": routes.rows(ec2),
+            "transit_gateway_routes": routes.transit_rows(ec2),
             "volumes": sorted(ec2.volumes),
             "network_interfaces": sorted(ec2.enis),
+            "addresses": _addresses(ec2),
+            "elastic_ips": {str(one.allocation_id): one.eni.id if one.eni is not None else "" for one in ec2.addresses},
         }
+
+
+def _targets(account: Account) -> dict[str, Any]:
+    with account.backends.lock:
+        return elbv2.rows(account)
+
+
+def _records(account: Account) -> dict[str, Any]:
+    """By the zone's id: a public and a private zone may have one name."""
+    with account.backends.lock:
+        return {str(zone.resource_id): route53.rows(zone) for zone in account.backends.route53.zones.values()}
+
+
+def _addresses(ec2: Any) -> dict[str, dict[str, Any]]:
+    """Every held private address: its subnet, its interface, and the instance that has it now, or ""."""
+    return {
+        f"{eni.subnet.id}/{item['PrivateIpAddress']}": {
+            "interface": eni.id,
+            "instance": eni.instance.id if eni.instance is not None else "",
+            "groups": sorted(group.id for group in eni.group_set),
+        }
+        for eni in sorted(ec2.enis.values(), key=lambda one: str(one.id))
+        for item in eni.private_ip_addresses
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Any, Final
@@ -58,7 +60,7 @@ class AwsWorld(World[Settings]):
             folder / "imports", store=self.ebs, clock=self.clock, settings=settings, surroundings=self
         )
         backends = Backends(settings)
-        self.account = Account(settings, self.clock, backends, self.s3, self.ebs, self.imports)
+        self.account = Account(settings, self.clock, backends, self.s3, self.ebs, self.imports, self.faults)
         self.ebs.on_new = self.account.show_snapshot
         self.ebs.encrypts = lambda: bool(backends.ec2.ebs_encryption_by_default)
         self.ebs.default_key = lambda: backends.key_arn(self.account.ebs_key)
@@ -86,8 +88,10 @@ class AwsWorld(World[Settings]):
 
     def routes(self) -> Routes:
         return {
+            ("GET", "addresses"): lambda _: self._address_log(),
             ("POST", "credentials"): lambda values: {"expired": self.credentials.expire(values.get("access_key", ""))},
             ("GET", "credentials"): lambda _: self.credentials.sessions(),
+            ("POST", "volumes"): self._write_volume,
             ("POST", "identities"): self._hold,
             ("GET", "identities"): lambda _: {
                 key: held.listing() for key, held in sorted(self.credentials.held().items())
@@ -96,6 +100,21 @@ class AwsWorld(World[Settings]):
                 "forgotten": self.credentials.let_go(values.get("access_key", ""))
             },
         }
+
+    def _address_log(self) -> list[dict[str, Any]]:
+        account = self.account
+        with account.backends.lock:
+            account.catch_up()
+            account.address_log.look(account.backends.ec2)
+            return list(account.address_log.rows)
+
+    def _write_volume(self, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            volume = self.account.volume(values["volume"])
+        except AwsError as error:
+            raise ValueError(str(error)) from None
+        volume.write(int(values["block"]), base64.b64decode(values["data"]))
+        return {"written": len(volume.written)}
 
     # answers
 
@@ -115,7 +134,7 @@ class AwsWorld(World[Settings]):
             request.body.unframe()
         authorization = parse(request.headers.get("authorization", ""))
         request.service = authorization.service if authorization else _guess_service(request)
-        naming = {"s3": _name_s3, "ebs": _name_ebs}.get(request.service, _name_other)
+        naming = {"s3": _name_s3, "ebs": _name_ebs, "route53": _name_route53}.get(request.service, _name_other)
         naming(request)
 
     def handle(self, request: Request) -> Response:
@@ -274,6 +293,14 @@ def _name_ebs(request: Request) -> None:
     request.target = "/".join(names)
 
 
+def _name_route53(request: Request) -> None:
+    for method, pattern, operation in ROUTE53_CALLS:
+        match = pattern.fullmatch(request.path) if method == request.method else None
+        if match is not None:
+            request.operation, request.target = operation, "/".join(match.groups())
+            return
+
+
 def _name_other(request: Request) -> None:
     if target := request.headers.get("x-amz-target"):
         request.operation = target.rpartition(".")[2]
@@ -285,9 +312,31 @@ def _name_other(request: Request) -> None:
         request.operation = f"{request.method} {request.path}"
 
 
+ROUTE53_CALLS: Final = tuple(
+    (method, re.compile(rf"/2013-04-01/{path}/?"), operation)
+    for method, path, operation in (
+        ("GET", "hostedzonesbyname", "ListHostedZonesByName"),
+        ("GET", "hostedzone", "ListHostedZones"),
+        ("POST", "hostedzone", "CreateHostedZone"),
+        ("GET", "hostedzone/([^/]+)", "GetHostedZone"),
+        ("DELETE", "hostedzone/([^/]+)", "DeleteHostedZone"),
+        ("GET", "hostedzone/([^/]+)/rrset", "ListResourceRecordSets"),
+        ("POST", "hostedzone/([^/]+)/rrset", "ChangeResourceRecordSets"),
+        ("GET", "change/([^/]+)", "GetChange"),
+    )
+)
 TARGET_FIELDS: Final = (
     "ImageId",
     "InstanceId.1",
+    "InstanceId",
+    "NetworkInterfaceId",
+    "SubnetId",
+    "AllocationId",
+    "RouteTableId",
+    "TransitGatewayRouteTableId",
+    "TargetGroupArn",
+    "LaunchTemplateId",
+    "LaunchTemplateName",
     "SnapshotId",
     "ImportTaskId",
     "ImportTaskId.1",

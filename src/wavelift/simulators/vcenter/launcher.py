@@ -51,6 +51,11 @@ class VCenterControl(Control):
         found: list[dict[str, Any]] = self.control("GET", "evidence")
         return found
 
+    def address_log(self) -> list[dict[str, Any]]:
+        """When each address came up on a connected card of a running VM, and went down (``up``), oldest first."""
+        found: list[dict[str, Any]] = self.state()["address_log"]
+        return found
+
     def start_writer(self, *, rate: int = 1 << 20, blocks: int = 256, size: int = 4096, seed: int = 1) -> None:
         """Let the running guests write: `rate` bytes/s in all, `size` bytes at one of `blocks` places per disk."""
         self.control("POST", "writer", {"action": "start", "rate": rate, "blocks": blocks, "size": size, "seed": seed})

@@ -17,6 +17,7 @@ from wavelift.adapters.aws.route53 import Route53
 from wavelift.adapters.aws.routes import Routes
 from wavelift.base.errors import NotFoundError, PermanentError
 
+CHECKED: Final = "checked"
 _BETWEEN: Final = "|"
 """Of a wait's parts: no id, ARN or address has it."""
 
@@ -51,7 +52,7 @@ def answered(step: str) -> str:
 
 
 def _wait(*parts: str) -> str:
-    if any(_BETWEEN in part for part in parts[:-1]):
+    if any(_BETWEEN in part for part in parts):
         raise PermanentError(f"no id has a {_BETWEEN!r}: {parts}")
     return _BETWEEN.join(parts)
 
@@ -61,7 +62,7 @@ def _parts(wait: str) -> tuple[str, ...]:
 
 
 def poll(aws: AwsAccess, waits: Iterable[str]) -> dict[str, bool]:
-    """Whether each wait is over: one call per change, target group and route, and one for all instances and images.
+    """Whether each wait is over. One call for each change, target group and route; one or two for all instances.
 
     Over is also what can't come any more, such as the health of a target that was deregistered. So when a wait is over,
     ask the step: its ``apply``, ``undo`` or ``verify`` says what became of it.
@@ -100,14 +101,16 @@ def _targets(aws: AwsAccess, waits: list[str]) -> dict[str, bool]:
 
 
 def target_settled(health: TargetHealth | None, state: str) -> bool:
-    """Over for ``drained`` once the group does not know the target; for ``healthy`` also if it is not registered."""
+    """Over for ``drained`` once the group does not know the target; for ``healthy`` also if it can't become so."""
     if state == "drained":
         return health is None or not (health.is_registered or health.is_draining)
-    return health is None or not health.is_registered or health.state == "healthy"
+    return health is None or not health.is_registered or health.is_useless or health.state == "healthy"
 
 
 def _instances(aws: AwsAccess, waits: list[str]) -> dict[str, bool]:
-    health = Instances(aws).health(_parts(wait)[1] for wait in waits)
+    wanted = [_parts(wait)[1:] for wait in waits]
+    look = Instances(aws).health if any(state == CHECKED for _, state in wanted) else Instances(aws).states
+    health = look(name for name, _ in wanted)
     return {wait: instance_settled(health.get(_parts(wait)[1]), _parts(wait)[2]) for wait in waits}
 
 
@@ -119,7 +122,7 @@ def instance_settled(health: Health | None, state: str) -> bool:
         return health.state == "stopped"
     if health.state in {"stopping", "stopped"}:
         return True
-    return health.passed if state == "checked" else health.state == "running"
+    return health.passed if state == CHECKED else health.state == "running"
 
 
 def _images(aws: AwsAccess, waits: list[str]) -> dict[str, bool]:

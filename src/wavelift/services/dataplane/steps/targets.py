@@ -6,6 +6,7 @@ Two steps, because the old targets serve until the new ones are healthy; their u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -17,7 +18,8 @@ from wavelift.services.dataplane.steps.step import Outcome, Settled, State, Step
 
 
 class _Targets(Step):
-    """Some targets of one group. A state is target → registered or not; what drains is not registered.
+    """Some targets of one group. A state is target → None if it is not registered (or drains), else its zone, which is
+    needed to register it again.
 
     :param targets: each an instance id or an IP address, as the group wants it, and a port.
     """
@@ -43,11 +45,21 @@ class _Targets(Step):
 
     def read(self) -> State:
         health = self._elb.health(self._arn)
-        return {str(one): (found := _of(health, one)) is not None and found.is_registered for one in self._targets}
+        return {str(one): _zone(_of(health, one)) for one in self._targets}
+
+    def same(self, one: State, other: State) -> bool:
+        return {key: zone is None for key, zone in one.items()} == {key: zone is None for key, zone in other.items()}
+
+    def _joining(self, now: State, to: State) -> list[Target]:
+        return [
+            replace(one, zone=to[str(one)])
+            for one in self._targets
+            if to[str(one)] is not None and now[str(one)] is None
+        ]
 
     def change(self, now: State, to: State) -> str:
-        joining = [one for one in self._targets if to[str(one)] and not now[str(one)]]
-        leaving = [one for one in self._targets if now[str(one)] and not to[str(one)]]
+        joining = self._joining(now, to)
+        leaving = [one for one in self._targets if now[str(one)] is not None and to[str(one)] is None]
         if joining:
             self._elb.register(self._arn, joining)
         if leaving:
@@ -56,11 +68,11 @@ class _Targets(Step):
 
     def ready(self, now: State, to: State) -> Outcome | None:
         """An instance must run, and an address must have drained, before it can be registered."""
-        joining = [one for one in self._targets if to[str(one)] and not now[str(one)]]
+        joining = self._joining(now, to)
         health = self._elb.health(self._arn) if joining else {}
         for one in joining:
             if one.id.startswith("i-"):
-                found = self._instances.health([one.id]).get(one.id)
+                found = self._instances.states([one.id]).get(one.id)
                 if found is None or found.state != "running":
                     return Waiting(f"until {one.id} runs", instance_is(one.id, "running"))
             elif (draining := _of(health, one)) is not None and draining.is_draining:
@@ -107,14 +119,24 @@ class RegisterTargets(_Targets):
             )
 
     def wanted(self, before: State) -> State:
-        return dict.fromkeys(before, True)
+        zones = {str(one): one.zone for one in self._targets}
+        return {key: zones[key] if zone is None else zone for key, zone in before.items()}
 
     def settled(self, to: State, receipt: str = "") -> Outcome:
-        """Healthy after apply. After undo nothing is waited for: what drains ends by itself."""
+        """Healthy after apply. After undo nothing is waited for: what drains ends by itself.
+
+        :raises PermanentError: a target is never checked: it was stopped, or its zone is not one of the load balancer.
+        """
         health = self._elb.health(self._arn)
         for one in self._targets:
             found = _of(health, one)
-            if to[str(one)] and (found is None or found.state != "healthy"):
+            if to[str(one)] is not None and (found is None or found.state != "healthy"):
+                if found is not None and found.is_useless:
+                    raise PermanentError(
+                        f"{one} can't become healthy: {found.description or found.reason}",
+                        next_step="Start it, or add its availability zone to the load balancer; then clear the task",
+                        target_group=self._arn,
+                    )
                 said = f"{found.state}: {found.description or found.reason}".rstrip(": ") if found else "unknown"
                 return Waiting(f"until {one} is healthy ({said})", target_is(self._arn, one.id, one.port, "healthy"))
         return Settled()
@@ -138,15 +160,19 @@ class DeregisterTargets(_Targets):
         return "Register it again"
 
     def wanted(self, before: State) -> State:
-        return dict.fromkeys(before, False)
+        return dict.fromkeys(before, None)
 
     def settled(self, to: State, receipt: str = "") -> Outcome:
         health = self._elb.health(self._arn)
         for one in self._targets:
             found = _of(health, one)
-            if not to[str(one)] and found is not None and found.is_draining:
+            if to[str(one)] is None and found is not None and found.is_draining:
                 return Waiting(f"until {one} has drained", target_is(self._arn, one.id, one.port, "drained"))
         return Settled()
+
+
+def _zone(health: TargetHealth | None) -> str | None:
+    return health.target.zone if health is not None and health.is_registered else None
 
 
 def _of(health: dict[tuple[str, int], TargetHealth], target: Target) -> TargetHealth | None:

@@ -35,8 +35,10 @@ class Snapshot:
     last_write: float = 0.0
     completing: float | None = None
     """When CompleteSnapshot was accepted."""
+    completes: float | None = None
+    """When a snapshot of a volume is completed by itself."""
     origin: str = "direct"
-    """``direct``, or the id of the import task that made it."""
+    """``direct``, or the id of the import task or volume that it was made from."""
     hidden: bool = False
     """The disk as uploaded, before an import converts it. Only its child reads it; no call shows it."""
     deleted: bool = False

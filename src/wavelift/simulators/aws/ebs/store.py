@@ -11,12 +11,13 @@ import secrets
 import struct
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED, ERROR, PENDING, Snapshot
+from wavelift.simulators.aws.ebs.volume import Volume
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.invented import (
     COMPLETED_AGAIN_MESSAGE,
@@ -86,6 +87,8 @@ class EbsStore:
         self._snapshots: dict[str, Snapshot] = {}
         self._tokens: dict[str, tuple[str, Snapshot]] = {}
         self._in_flight = 0
+        self.volumes: dict[str, Volume] = {}
+        """What volumes hold, by id."""
         self.on_new: Callable[[Snapshot], None] = lambda snapshot: None
         self.encrypts: Callable[[], bool] = lambda: False
         """Whether the account encrypts by default (an EC2 setting)."""
@@ -134,7 +137,10 @@ class EbsStore:
         if snapshot.state != PENDING:
             return
         now = self._clock.now()
-        if snapshot.completing is not None:
+        if snapshot.completes is not None:
+            if now >= snapshot.completes:
+                snapshot.state = COMPLETED
+        elif snapshot.completing is not None:
             if now >= snapshot.completing + self._settings.snapshot_seconds:
                 snapshot.state = COMPLETED
         elif snapshot.timeout and now >= snapshot.last_write + snapshot.timeout:
@@ -146,6 +152,7 @@ class EbsStore:
         """StartSnapshot. The same token with the same request returns the same snapshot, in whatever state it is."""
         if len(token) > MAX_TOKEN:
             raise invalid("INVALID_PARAMETER_VALUE", f"ClientToken has more than {MAX_TOKEN} characters")
+        own = request.kms_key or self._default_key(request)  # before the lock: it asks KMS, which has its own
         with self._lock:
             if token in self._tokens:
                 fingerprint, snapshot = self._tokens[token]
@@ -162,7 +169,6 @@ class EbsStore:
                     {"Reason": "DEPENDENCY_SERVICE_QUOTA_EXCEEDED"},
                 )
             encrypted = parent.encrypted if parent else bool(request.encrypted) or self.encrypts()
-            own = request.kms_key or (self.default_key() if encrypted and not parent else "")
             snapshot = self.create(
                 NewSnapshot(
                     size=request.size,
@@ -178,6 +184,9 @@ class EbsStore:
                 self._tokens[token] = (request.fingerprint(), snapshot)
         self.on_new(snapshot)
         return snapshot
+
+    def _default_key(self, request: StartRequest) -> str:
+        return self.default_key() if not request.parent and (request.encrypted or self.encrypts()) else ""
 
     def _parent(self, request: StartRequest) -> Snapshot | None:
         _check_start(request)
@@ -298,6 +307,43 @@ class EbsStore:
             snapshot.deleted = True
             self._sweep()
 
+    # volumes
+
+    def open_volume(self, volume_id: str, size: int, snapshot_id: str) -> Volume:
+        """A new volume from a snapshot, or an empty one."""
+        with self._lock:
+            base = self._snapshots.get(snapshot_id)
+            return self.volumes.setdefault(volume_id, Volume(volume_id, size, base))
+
+    def close_volumes(self, kept: Container[str]) -> None:
+        """Forget all volumes but some."""
+        if gone := [name for name in self.volumes if name not in kept]:
+            with self._lock:
+                for name in gone:
+                    del self.volumes[name]
+                self._sweep()
+
+    def snapshot_of(self, volume: Volume, description: str, tags: Mapping[str, str]) -> Snapshot:
+        """A snapshot of a volume as it is now, pending for ``image_seconds``; EC2 shows it."""
+        base = volume.base
+        snapshot = self.create(
+            NewSnapshot(
+                size=volume.size,
+                parent=base,
+                description=description,
+                tags=tags,
+                encrypted=base.encrypted if base is not None else False,
+                kms_key=base.kms_key if base is not None else "",
+                origin=volume.id,
+            )
+        )
+        for index, data in volume.written.items():
+            snapshot.write(index, data)
+        snapshot.completes = snapshot.started + self._settings.image_seconds
+        volume.base, volume.written = snapshot, {}
+        self.on_new(snapshot)
+        return snapshot
+
     def _sweep(self) -> None:
         """Remove the files that no snapshot needs any more."""
         needed = {
@@ -306,6 +352,8 @@ class EbsStore:
             if not item.deleted and not item.hidden
             for node in item.lineage()
         }
+        bases = (volume.base for volume in self.volumes.values())
+        needed |= {id(node) for base in bases if base is not None for node in base.lineage()}
         for snapshot in list(self._snapshots.values()):
             gone = snapshot.deleted or (snapshot.hidden and snapshot.state == COMPLETED)
             if gone and id(snapshot) not in needed:

@@ -10,12 +10,23 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from moto.ec2.responses import EC2Response
+from moto.elbv2.responses import ELBV2Response
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.route53.responses import Route53
+from moto.ssm.responses import SimpleSystemManagerResponse
 
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.actions import Ec2Actions
+from wavelift.simulators.aws.moto_bridge.addresses import AddressActions
+from wavelift.simulators.aws.moto_bridge.elbv2 import TargetActions
+from wavelift.simulators.aws.moto_bridge.images import ImageActions
 from wavelift.simulators.aws.moto_bridge.imports import ImportActions
+from wavelift.simulators.aws.moto_bridge.instances import InstanceActions
+from wavelift.simulators.aws.moto_bridge.route53 import Route53Actions
+from wavelift.simulators.aws.moto_bridge.routes import RouteActions
+from wavelift.simulators.aws.moto_bridge.ssm import CommandActions
+from wavelift.simulators.aws.moto_bridge.templates import TemplateActions
 from wavelift.simulators.kit.message import Request, Response
 
 APPLICATION: Final = DomainDispatcherApplication(create_backend_app)
@@ -26,23 +37,35 @@ UNKNOWN: Final = {
     "sts": ("InvalidAction", "Could not find operation {operation}", 400),
 }
 UNKNOWN_ELSE: Final = ("UnknownOperationException", "Operation {operation} is not implemented here", 400)
+MIXINS: Final[dict[Any, tuple[Any, ...]]] = {
+    EC2Response: (
+        *(Ec2Actions, ImportActions, InstanceActions, AddressActions),
+        *(ImageActions, TemplateActions, RouteActions),
+    ),
+    ELBV2Response: (TargetActions,),
+    Route53: (Route53Actions,),
+    SimpleSystemManagerResponse: (CommandActions,),
+}
+"""moto's classes, and what comes before their own methods."""
 OURS: Final = frozenset({"content-length", "server", "date", "connection"})
 """Headers that our server writes itself."""
 
 
 class MotoApp:
-    """Answers the calls of EC2, IAM and KMS on an account. Only the last one made works: moto's classes are global."""
+    """Answers the calls of EC2, IAM, KMS and others on an account. Only the last one made works: moto's classes are
+    global."""
 
     def __init__(self, account: Account) -> None:
         self._account, self._backends = account, account.backends
-        for mixin in (Ec2Actions, ImportActions):
-            mixin.account = account
-            if mixin not in EC2Response.__bases__:
-                EC2Response.__bases__ = (mixin, *EC2Response.__bases__)
+        for response, mixins in MIXINS.items():
+            for mixin in mixins:
+                mixin.account = account
+                if mixin not in response.__bases__:
+                    _put_before(response, mixin)
 
     def handle(self, request: Request) -> Response:
         with self._backends.lock:
-            self._start_instances()
+            self._account.catch_up()
             try:
                 with self._consistent_in_time(request):
                     status, headers, body = self._call(request)
@@ -53,6 +76,8 @@ class MotoApp:
             except Exception:
                 traceback.print_exc(file=sys.stderr)
                 raise AwsError("InternalError", "An internal error has occurred", 500) from None
+            finally:
+                self._account.address_log.look(self._backends.ec2)
         if status >= 400 and "html" in headers.get("Content-Type", "") and b"<!doctype html" in body.lower()[:200]:
             raise self._unknown(request)
         return Response(status, headers, body)
@@ -94,18 +119,13 @@ class MotoApp:
             for shelf, hidden in zip(shelves, kept, strict=True):
                 shelf.update(hidden)
 
-    def _start_instances(self) -> None:
-        """Set instances to running whose pending time is over."""
-        now = self._account.clock.now()
-        waiting = []
-        for due, instance in self._account.starting:
-            if instance._state.name != "pending":
-                continue
-            if due <= now:
-                instance._state.name, instance._state.code = "running", 16
-            else:
-                waiting.append((due, instance))
-        self._account.starting[:] = waiting
+
+def _put_before(response: Any, mixin: type) -> None:
+    """A class's own methods come before its bases', so those that the mixin takes over become a base behind it."""
+    taken = {name: item for name, item in vars(response).items() if not name.startswith("__") and name in vars(mixin)}
+    for name in taken:
+        delattr(response, name)
+    response.__bases__ = (mixin, type(f"{response.__name__}Own", (), taken), *response.__bases__)
 
 
 def _names(name: str, item: Any) -> set[str]:

@@ -1,4 +1,4 @@
-"""What moto holds of EC2, IAM and KMS, in one account and region."""
+"""What moto holds of EC2, IAM, KMS and others, in one account and region."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 from moto.core.base_backend import BackendDict
 from moto.core.model_instances import reset_model_data
 from moto.ec2.models import ec2_backends
+from moto.elbv2.models import elbv2_backends
 from moto.iam.models import iam_backends
 from moto.kms.models import kms_backends
+from moto.route53.models import route53_backends
 
 from wavelift.simulators.aws.keys import SERVICE_ALIAS, Key
 from wavelift.simulators.aws.settings import ACCOUNT, Settings
@@ -43,6 +45,14 @@ class Backends:
         return ec2_backends[ACCOUNT][self._settings.region]
 
     @property
+    def elbv2(self) -> Any:
+        return elbv2_backends[ACCOUNT][self._settings.region]
+
+    @property
+    def route53(self) -> Any:
+        return route53_backends[ACCOUNT][self._settings.partition]
+
+    @property
     def _kms(self) -> Any:
         return kms_backends[ACCOUNT][self._settings.region]
 
@@ -57,6 +67,12 @@ class Backends:
                 current = (item for item in policy.versions if item.version_id == policy.default_version_id)
                 documents += [load(item.document) for item in current]
             return Role(str(found.arn), load(found.assume_role_policy_document), documents)
+
+    def profile_roles(self, name: str) -> list[str]:
+        """The ARNs of an instance profile's roles; none, if it does not exist."""
+        with self.lock:
+            profiles = iam_backends[ACCOUNT][self._settings.partition].instance_profiles.values()
+            return [str(role.arn) for one in profiles if one.name == name for role in one.roles]
 
     def find_key(self, text: str) -> Key | None:
         """A KMS key of this account and region, by id, ARN, alias or alias's ARN."""

@@ -30,7 +30,9 @@ class SimSnapshot(MotoSnapshot):  # type: ignore[misc]
         self.ec2_backend = ec2_backend
         self.sim, self._state_of = snapshot, state_of
         self.id = snapshot.id
-        self.volume = SimpleNamespace(id=ARBITRARY_VOLUME, size=snapshot.size)
+        self.volume = SimpleNamespace(
+            id=snapshot.origin if snapshot.origin.startswith("vol-") else ARBITRARY_VOLUME, size=snapshot.size
+        )
         self.description = snapshot.description
         self.start_time = datetime.fromtimestamp(snapshot.started, UTC)
         self.create_volume_permission_groups: set[str] = set()

@@ -1,0 +1,115 @@
+"""Operators of a way back: one server that fails does not stop the others, and nobody takes it for a success."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
+from wavelift.base.run import DagRun
+from wavelift.operators.connector.cutover_back import StartSourcesOperator
+from wavelift.operators.control import cutover_back
+from wavelift.operators.control.cutover_back import CutoverReportOperator, RevertFailedOperator
+from wavelift.rules.cutover import SourceBefore
+from wavelift.services.cutover import report
+from wavelift.services.cutover.report import ToTrigger
+from wavelift.services.dataplane import source_return
+from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
+
+pytestmark = pytest.mark.airflow
+
+
+def source(server: str) -> dict[str, Any]:
+    before = SourceBefore(connection="vc", connector="dc1", vm="vm-1", instance_uuid="u-1", path="/vm", powered_on=True)
+    return SourceToStart(server=server, cutover=f"cut-{server}", environment="prod", before=before).dump()
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the operator over sources, of which some fail."""
+    failing: dict[str, WaveliftError] = {}
+
+    @contextmanager
+    def granted(self: Any, context: Any, one: Any) -> Iterator[None]:
+        yield None
+
+    def start_source(session: Any, one: SourceToStart, cancel: Any) -> StartedSource:
+        if one.server in failing:
+            raise failing[one.server]
+        return StartedSource(server=one.server, cutover=one.cutover, powered_on=True)
+
+    monkeypatch.setattr(StartSourcesOperator, "granted", granted)
+    monkeypatch.setattr(source_return, "start_source", start_source)
+
+    def run(error: WaveliftError | None, try_number: int) -> dict[str, dict[str, Any]]:
+        failing.clear()
+        if error is not None:
+            failing["a"] = error
+        operator = StartSourcesOperator(task_id="start", undone={"sources": [source("a"), source("b")]})
+        context: Any = {"ti": SimpleNamespace(try_number=try_number, max_tries=2)}
+        return {one["server"]: one for one in operator.work(context)["servers"]}
+
+    return run
+
+
+def test_a_source_that_fails_does_not_stop_the_others(start: Any) -> None:
+    found = start(PermanentError("its cards were changed"), 1)
+    assert found["a"]["error"] == "its cards were changed"
+    assert found["b"]["powered_on"]
+
+
+def test_what_passes_by_itself_is_tried_again_and_the_last_try_tells_all(start: Any) -> None:
+    with pytest.raises(UnreachableError):
+        start(UnreachableError("vCenter does not answer"), 1)
+    assert "does not answer" in start(UnreachableError("vCenter does not answer"), 3)["a"]["error"]
+    assert start(None, 1)["a"]["powered_on"]
+
+
+@pytest.fixture
+def teardown(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs ``revert_failed`` after a report of some state."""
+    import wavelift.airflow.runs as runs
+
+    started: list[Any] = []
+    monkeypatch.setattr(runs, "start_run", lambda run, conf, note: started.append((run, conf)))
+    monkeypatch.setattr(RevertFailedOperator, "ledger", lambda self: contextmanager(lambda: iter([None]))())
+    monkeypatch.setattr(RevertFailedOperator, "server_context", lambda self, context: None)
+
+    def run(state: str, asked: ToTrigger | None) -> list[Any]:
+        started.clear()
+        monkeypatch.setattr(report, "reverts", lambda ledger, ctx: asked)
+        monkeypatch.setattr(cutover_back, "task_states", lambda context: {"report": state})
+        context: Any = {"ti": SimpleNamespace(xcom_push=lambda **_: None)}
+        operator = RevertFailedOperator(task_id="revert_failed", wave="erp")
+        try:
+            operator.work(context)
+        except PermanentError as error:
+            return [*started, str(error)]
+        return list(started)
+
+    return run
+
+
+REVERT = ToTrigger(DagRun("erp.cutover", "revert__1"), {"mode": "revert", "cutovers": ["cut-a"]}, "a: it failed")
+
+
+def test_what_failed_is_reverted_and_the_run_still_fails(teardown: Any) -> None:
+    run, words = teardown("failed", REVERT)
+    assert run == (REVERT.run, REVERT.conf)
+    assert "by run revert__1" in words
+    assert len(teardown("failed", None)) == 1, "also where there is nothing to revert"
+    assert teardown("success", None) == []
+
+
+@pytest.mark.parametrize("mode", ["plan", "prepare", "cutover", "revert", "finalize"])
+def test_no_task_of_a_mode_fails_unheard(mode: str) -> None:
+    ends = CutoverReportOperator(task_id="report", wave="erp")._ended_by(mode)
+    assert "failed" in ends["admit"]
+    last = {"plan": "plan", "prepare": "prepare", "cutover": "go", "revert": "start_sources", "finalize": "finalize"}
+    assert "failed" in ends[last[mode]]
+    if mode == "cutover":
+        assert ends["presync_2"] == ("failed",), "it skips itself when the forecast fits"

@@ -6,14 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 from tests.contexts import run_context
 from tests.ledgers import within
 from tests.rights import OPEN
 from tests.unit.console.cutting import CLOCK, CUT, CUTOVER_DAG, RUN, cuttable, freeze, insert, one_of_each, to
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Airflow, Desk, desk
 
-from wavelift.airflow.rest import ApiError
+from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.run import DagRun
+from wavelift.console.cutovers import ASKING, OPTIONS
 from wavelift.ledger import cutovers, events, jobs, trials
 from wavelift.ledger.cutovers import CUTOVER_KIND, RUN_KIND, run_subject
 from wavelift.rules.cutover import CutoverState, StepState, TrialState
@@ -361,3 +363,33 @@ def test_a_backup_is_made_by_a_run_and_its_id_is_told(desk: Desk) -> None:
     insert(desk.ledger, server="web02")
     lacking = cutovers.cutover_id(f"{RUN.dag_id}/{RUN.dag_run_id}/web02")
     assert "has no instance" in desk.refused("POST", "/backups", 409, {"subject": lacking})["detail"]
+
+
+def test_the_answer_is_one_that_airflow_s_own_route_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place, its body, and the options of its operator; the double above knows none of them."""
+    from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
+    from airflow.api_fastapi.core_api.routes.public.hitl import task_instances_hitl_router
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+    sent: list[tuple[str, str, Any]] = []
+
+    def call(self: ApiClient, method: str, path: str, body: Any = None, **_: Any) -> None:
+        sent.append((method, path, body))
+
+    monkeypatch.setattr(ApiClient, "call", call)
+    client = ApiClient("https://airflow", lambda: "token")
+    for option in OPTIONS.values():
+        client.answer("erp.cutover", "on_demand__1", ASKING[0], option)
+    for method, path, body in sent:
+        place = path.removeprefix("/api/v2")
+        [route] = [
+            each
+            for each in task_instances_hitl_router.routes
+            if isinstance(each, APIRoute) and method in each.methods and each.path_regex.match(place)
+        ]
+        found = route.path_regex.match(place)
+        assert found is not None
+        told = {"dag_id": "erp.cutover", "dag_run_id": "on_demand__1", "task_id": "approve", "map_index": "-1"}
+        assert found.groupdict() == told
+        UpdateHITLDetailPayload.model_validate(body)
+    assert [body["chosen_options"] for _, _, body in sent] == [[ApprovalOperator.APPROVE], [ApprovalOperator.REJECT]]

@@ -14,6 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export UV_PYTHON_DOWNLOADS := never
 DEMO_EXIT ?=
 DEMO_FAULT ?=
+DEMO_ACT ?=
 NAME ?=
 TESTS ?= tests
 # Number of test processes. It is higher than the number of cores (2), because many tests wait.
@@ -24,6 +25,7 @@ PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 help:
 	@echo "make demo            run a migration against a simulated vCenter and AWS (DEMO_EXIT=1: stop afterwards)"
+	@echo "                     DEMO_ACT=cutover: replicate a server, cut it over, and go back"
 	@echo "make simulators      run only the simulators, and write all files of a first wave of your own into first-wave/"
 	@echo "make test            lint, types, import contract and all tests except the long proofs"
 	@echo "make proof           the long proofs: run in full what make test only samples"
@@ -61,7 +63,7 @@ vcenter: $(STAMP)
 setup: $(STAMP) tools vcenter
 
 demo: setup
-	@DEMO_EXIT=$(DEMO_EXIT) DEMO_FAULT=$(DEMO_FAULT) $(BIN)/wavelift demo
+	@DEMO_EXIT=$(DEMO_EXIT) DEMO_FAULT=$(DEMO_FAULT) DEMO_ACT=$(DEMO_ACT) $(BIN)/wavelift demo
 
 simulators: setup
 	@$(BIN)/wavelift simulators up --write first-wave
@@ -87,7 +89,7 @@ proof: programs
 
 bench: setup
 	@bash scripts/tools aws:awscli curl:curl
-	@for name in $(if $(NAME),$(NAME),vmdk_read vmdk_write export_upload dag_parse catalog_5000 nbd_read delta resume put_block seed_ebs admission audit_trail watch_imports wave_overhead); do $(BIN)/python -m benchmarks.$$name; done
+	@for name in $(if $(NAME),$(NAME),vmdk_read vmdk_write export_upload dag_parse catalog_5000 nbd_read delta resume put_block seed_ebs admission audit_trail watch_imports wave_overhead cutover); do $(BIN)/python -m benchmarks.$$name; done
 
 COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 

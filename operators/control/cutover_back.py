@@ -305,6 +305,6 @@ class RevertFailedOperator(WaveRunOperator):
             self.log.warning("%s starts run %s in mode revert", asked.note, asked.run.dag_run_id)
         context["ti"].xcom_push(key="return_value", value=told)
         if task_states(context).get(REPORT) != "success":
-            words = f"Its sources come back by run {told['run']}. " if asked else ""
-            raise PermanentError(f"The run failed. {words}".strip(), next_step=f"The task {REPORT} says why")
+            words = f"; its sources come back by run {told['run']}" if asked else ""
+            raise PermanentError(f"The run failed{words}", next_step=f"The task {REPORT} says why")
         return told

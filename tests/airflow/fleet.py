@@ -8,7 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.airflow.waves import BUCKET, KIB, MIB, OFF, RUNNING, Vm, WaveOf, environment_text, lay_out, machines
+from tests.airflow.waves import (
+    BUCKET,
+    KIB,
+    MIB,
+    OFF,
+    RUNNING,
+    Vm,
+    WaveOf,
+    environment_text,
+    lay_out,
+    machines,
+    wave_text,
+)
 
 from wavelift.cli.simulators import Stage
 from wavelift.simulators.aws import start as start_aws
@@ -16,6 +28,8 @@ from wavelift.simulators.vcenter import SimDisk, SimVm
 from wavelift.simulators.vcenter import start as start_vcenter
 
 DAILY: Final = {"replication": {"frequency_hours": 24}}
+DEAF: Final = {"kind": "tcp", "port": 9, "within_minutes": 0.1}
+"""No instance of the simulator listens anywhere."""
 MOVED: Final = {
     **DAILY,
     "cutover": {"approval": "none", "downtime_minutes": 10_000},
@@ -36,8 +50,24 @@ WAVES: Final[dict[str, WaveOf]] = {
     "asked": WaveOf((Vm("asked-a", (4,)), Vm("asked-b", (4,))), DAILY),
     "sample": WaveOf((Vm("sample-a", (4,)), Vm("sample-b", (4,))), DAILY),
     "edited": WaveOf((Vm("edited-a", (4,)),)),
+    "shifted": WaveOf((Vm("shifted-a", (4,), ip="10.20.1.77"),), {**DAILY, "environment": "net"}),
+    "finished": WaveOf((Vm("finished-a", (4,), ip="10.20.1.88"),), {**DAILY, "environment": "net"}),
+    "failing": WaveOf(
+        (Vm("failing-a", (4,), entry={"cutover": {"checks": [DEAF]}}), Vm("failing-b", (4,))),
+        {**DAILY, "environment": "net"},
+    ),
 }
 """Of the running Airflow."""
+DNS_ZONE: Final = "corp.example"
+TTL: Final = 300
+"""Of the records that point to the sources, in seconds."""
+CUTOVERS: Final[dict[str, dict[str, Any]]] = {
+    "shifted": {"downtime_minutes": 10_000},
+    "finished": {"address": "keep"},
+    "failing": {"downtime_minutes": 10_000, "approval": "none"},
+}
+"""Wave → what its ``cutover:`` section says beside its records."""
+BY_HAND: Final = {"person": {"ask": "Move 10.20.1.88 to the VPC", "undo": "Move 10.20.1.88 back"}}
 LAB_WAVES: Final[dict[str, WaveOf]] = {
     "full": WaveOf(
         (Vm("full-web", entry=RUNNING), Vm("full-db", (12, 10)), Vm("full-win", power="poweredOff", entry=OFF))
@@ -147,4 +177,25 @@ def lay_out_more(dags: Path, stage: Stage) -> None:
     narrow = environment_text(stage, "narrow", ["limited"], **few)
     (dags / "environments" / "narrow.yaml").write_text(narrow)
     (dags / "waves" / "bad.yaml").write_text(BAD_WAVE)
+    _lay_out_cutovers(dags, stage)
     stage.aws.rule(kind="import", key="*cleared-b*", outcome="stuck", count=1)
+
+
+def _lay_out_cutovers(dags: Path, stage: Stage) -> None:
+    """A zone whose records point to the sources, an environment that lists it, and the waves that switch them."""
+    dns = stage.aws.client("route53")
+    zone = dns.create_hosted_zone(Name=DNS_ZONE, CallerReference="world")["HostedZone"]["Id"].rpartition("/")[2]
+    allowed = environment_text(stage, "net", CUTOVERS, network={"hosted_zones": [zone]})
+    (dags / "environments" / "net.yaml").write_text(allowed)
+    for wave, settings in CUTOVERS.items():
+        shape, entries = WAVES[wave], []
+        for vm in shape.servers:
+            name = f"{vm.name}.{DNS_ZONE}"
+            value = {"ResourceRecords": [{"Value": vm.ip or "192.0.2.9"}]}
+            record = {"Name": name, "Type": "A", "TTL": TTL, **value}
+            changes = [{"Action": "CREATE", "ResourceRecordSet": record}]
+            dns.change_resource_record_sets(HostedZoneId=zone, ChangeBatch={"Changes": changes})
+            steps = [{"dns": {"zone": zone, "name": name}}, *([BY_HAND] if settings.get("address") else [])]
+            entries.append({"name": vm.name, "cutover": {"steps": steps, **vm.entry.get("cutover", {})}})
+        text = wave_text(wave, shape, servers=entries, cutover={"ami": "register", **settings})
+        (dags / "waves" / f"{wave}.yaml").write_text(text)

@@ -36,6 +36,8 @@ class Vm:
     """Sizes, MiB. A third is data, and all but the first MiB of a ``full`` one."""
     full: bool = False
     power: str = "poweredOn"
+    ip: str = ""
+    """Of its only network card."""
     entry: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,7 +79,7 @@ def machines(folder: Path, waves: Mapping[str, WaveOf]) -> list[SimVm]:
                 for index, size in enumerate(vm.disks)
             ]
             power: Any = vm.power
-            found.append(SimVm(vm.name, disks, folder=wave, guest_id="debian12_64Guest", power=power))
+            found.append(SimVm(vm.name, disks, folder=wave, guest_id="debian12_64Guest", power=power, ip=vm.ip))
     return found
 
 

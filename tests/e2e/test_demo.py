@@ -12,6 +12,8 @@ from tests.e2e.conftest import until, untracked
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.xdist_group("demo")]
 MIB: Final = 1 << 20
+CUTOVER_SECONDS: Final = 840.0
+"""A replication, a cutover and a revert, on two busy cores."""
 StartDemo = Callable[..., Any]
 """conftest.py's ``demo``: gives a DemoProcess."""
 VIRTUAL_BYTES: Final = (512 + 320 + 256 + 256) * MIB
@@ -87,4 +89,22 @@ def test_a_flipped_byte_is_found_and_named(demo: StartDemo) -> None:
     result = json.loads(running.stdout.splitlines()[-1])
     assert (result["servers"], result["mismatches"]) == (2, 1)
     assert result["bytes_verified"] == VIRTUAL_BYTES - (320 + 256) * MIB
+    running.assert_nothing_left()
+
+
+@pytest.mark.proof
+def test_the_act_cutover_switches_a_server_proves_it_and_goes_back(demo: StartDemo) -> None:
+    running = demo(command=("make", "demo", "DEMO_EXIT=1", "DEMO_ACT=cutover"))
+    assert running.wait(timeout=CUTOVER_SECONDS) == 0, running.stderr
+    told = running.stderr
+    assert "approved by admin" in told
+    assert re.search(r"web01\.corp\.example is 10\.20\.\d+\.\d+ now", told), told
+    for words in ("shut down and fence the source", "switch the record", "Forecast: P50"):
+        assert words in told
+    result = json.loads(running.stdout.splitlines()[-1])
+    assert (result["act"], result["proven"], result["written_last"], result["mismatches"]) == ("cutover", True, True, 0)
+    assert result["bytes_verified"] == 512 * MIB
+    before, after, back = result["answers"]
+    assert before == back == "192.0.2.11" != after
+    assert sum(result["steps_s"].values()) == pytest.approx(result["downtime_s"], abs=1)
     running.assert_nothing_left()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,8 +21,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import wavelift
 from wavelift.cli.dag_files import dags_source
+from wavelift.cli.demo_checker import checked, connection
+from wavelift.cli.demo_cutover import CutoverAct, lay_out, result_of
 from wavelift.cli.local_airflow import LocalAirflow, end_processes_in
 from wavelift.cli.simulators import Stage, require_simulators, stage
 from wavelift.cli.watch import Watch, shown
@@ -36,16 +36,24 @@ WRITER = {"rate": 2 << 20, "blocks": 64, "size": 4096}
 PROGRAMS = {"qemu-img": "qemu-utils", "mkfs.ext4": "e2fsprogs"}
 STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REMOVE_TRIES = 25
+ACTS = ("", "migrate", "cutover")
+"""What the demo shows; the first two are the same."""
 
 
 class Stopped(BaseException):
     """Ctrl-C or SIGTERM: leave through every ``finally``."""
 
 
-def run(out: Console, *, exit_when_done: bool, fault: str) -> int:
+def run(out: Console, *, exit_when_done: bool, fault: str, act: str = "") -> int:
     """The whole demo; the process's exit status."""
     if fault not in ("", "flip"):
         out.print(f"DEMO_FAULT is {fault!r}; the one that exists is flip")
+        return 2
+    if act not in ACTS:
+        out.print(f"DEMO_ACT is {act!r}; there are {' and '.join(name for name in ACTS if name)}")
+        return 2
+    if fault and act not in ("", "migrate"):
+        out.print(f"DEMO_FAULT={fault} damages what is migrated: it goes without DEMO_ACT={act}")
         return 2
     require_simulators()
     missing = [f"{program} (Debian's {package})" for program, package in PROGRAMS.items() if not _which(program)]
@@ -56,7 +64,7 @@ def run(out: Console, *, exit_when_done: bool, fault: str) -> int:
         signal.signal(number, _stop)
     folder = Path(mkdtemp(prefix="wavelift-demo-"))
     try:
-        return _Demo(out, folder, exit_when_done=exit_when_done, fault=fault).run()
+        return _Demo(out, folder, exit_when_done=exit_when_done, fault=fault, act=act).run()
     except Stopped:
         out.print("stopped")
         return 130
@@ -107,19 +115,35 @@ class _Demo:
     folder: Path
     exit_when_done: bool
     fault: str
+    act: str = ""
 
     def run(self) -> int:
         started = time.monotonic()
         self.out.print("building three servers, starting vCenter and AWS simulators")
         with stage(self.folder) as running:
             lay_out_dags(self.folder / "dags", running)
+            if self.act == "cutover":
+                lay_out(self.folder / "dags", running)
             settings = {**running.connections(), "AIRFLOW__WAVELIFT__POLL_SECONDS": "1"}
             airflow = LocalAirflow(self.folder / "airflow", self.folder / "dags", settings)
             with airflow:
                 self.out.print("starting Airflow (api-server, scheduler, dag-processor, triggerer)")
                 airflow.migrate()
                 airflow.start()
+                if self.act == "cutover":
+                    return self._cutover(running, airflow, started)
                 return self._wave(running, airflow, started)
+
+    def _cutover(self, running: Stage, airflow: LocalAirflow, started: float) -> int:
+        act = CutoverAct(self.out, running, airflow)
+        journey = act.play()
+        act.summary(journey)
+        if not journey.proven:
+            self._say("NOT PROVEN: see above what differs", style="red")
+        if not self.exit_when_done:
+            self._stay(airflow)
+        print(result_of(journey, time.monotonic() - started), flush=True)
+        return 0 if journey.proven else 1
 
     def _wave(self, running: Stage, airflow: LocalAirflow, started: float) -> int:
         if self.fault == "flip":
@@ -163,13 +187,7 @@ class _Demo:
             for image in images.get("Images", [])
         }
         request = {
-            "endpoint": running.aws.endpoint_url,
-            "ca_file": str(running.aws.ca_file) if running.aws.ca_file else "",
-            "region": running.aws.region,
-            "access_key": running.aws.access_key,
-            "secret_key": running.aws.secret_key,
-            "vcenter": running.vcenter.evidence(),
-            "aws": running.aws.evidence(),
+            **connection(running),
             "servers": [
                 {
                     "server": one["server"],
@@ -179,18 +197,7 @@ class _Demo:
                 for one in done
             ],
         }
-        checker = Path(wavelift.__file__).parent / "simulators" / "checker.py"
-        answer = subprocess.run(
-            [sys.executable, "-I", str(checker)],
-            input=json.dumps(request, default=str),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=RUN_SECONDS,
-        )
-        if not answer.stdout:
-            raise RuntimeError(f"the checker failed:\n{answer.stderr[-2000:]}")
-        return dict(json.loads(answer.stdout))
+        return checked(request, timeout=RUN_SECONDS)
 
     def _tell_failure(self, running: Stage, report: dict[str, Any], verdict: dict[str, Any], state: str) -> None:
         for flip in running.aws.evidence()["flips"]:

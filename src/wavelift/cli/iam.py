@@ -29,6 +29,7 @@ app = typer.Typer(no_args_is_help=True)
 
 KEY_ARN: Final = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:key/[\w-]+")
 BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+ROLE_ARN: Final = re.compile(r"arn:[a-z-]+:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
 LONGEST_ROLE: Final = 64
 SUFFIX: Final = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
 
@@ -38,6 +39,13 @@ Features = Annotated[
     list[str] | None,
     typer.Option(
         "--feature", help=f"What it is for: {', '.join(OFFERED)}. Repeatable. Default: {' and '.join(UNASKED)}."
+    ),
+]
+ProfileRoles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile-role",
+        help="ARN of the role in an instance profile that waves may choose: a launch passes it to EC2. Repeatable.",
     ),
 ]
 Who = Annotated[
@@ -62,6 +70,13 @@ def features_of(given: Sequence[str] | None) -> tuple[AwsFeature, ...]:
     return tuple(name for name in OFFERED if name in given) if given else UNASKED
 
 
+def profile_roles_of(given: Sequence[str] | None) -> tuple[str, ...]:
+    """:raises typer.Exit: one is no ARN of a role."""
+    if wrong := [arn for arn in given or () if not ROLE_ARN.fullmatch(arn)]:
+        fail(f"--profile-role is {wrong[0]!r}; give the role's ARN: arn:aws:iam::ACCOUNT:role/NAME")
+    return tuple(dict.fromkeys(given or ()))
+
+
 @app.command("show")
 def show(  # noqa: PLR0913  # one parameter per option
     identity: Annotated[
@@ -80,6 +95,7 @@ def show(  # noqa: PLR0913  # one parameter per option
     ] = "",
     trust: Annotated[bool, typer.Option("--trust", help="The trust policy of vmimport.")] = False,
     feature: Features = None,
+    profile_role: ProfileRoles = None,
     connector_arn: Annotated[
         list[str] | None, typer.Option(help="For bucket: ARN of a role or user that connectors run as. Repeatable.")
     ] = None,
@@ -92,9 +108,16 @@ def show(  # noqa: PLR0913  # one parameter per option
     from wavelift.rules.policies import Staging
 
     principals = Principals(connector_arn or [], caller_arn or [])
-    arns = (kms_key, role_arn, *principals.connectors, *principals.callers)
+    profile_roles = profile_roles_of(profile_role)
+    arns = (kms_key, role_arn, *principals.connectors, *principals.callers, *profile_roles)
     staging = Staging(bucket, prefix, kms_key, partition_for(partition, region, *arns))
-    asked = Asked(trust=trust, account=account, role_arn=role_arn, features=features_of(feature))
+    asked = Asked(
+        trust=trust,
+        account=account,
+        role_arn=role_arn,
+        features=features_of(feature),
+        profile_roles=profile_roles,
+    )
     show_policy(identity, staging, asked, principals)
 
 
@@ -107,6 +130,7 @@ def check(  # noqa: PLR0913  # one parameter per option
     kms_key: KmsKey = "",
     role: Role = "vmimport",
     feature: Features = None,
+    profile_role: ProfileRoles = None,
     suffix: Suffix = "",
     connector: Annotated[
         list[str] | None,
@@ -131,7 +155,7 @@ def check(  # noqa: PLR0913  # one parameter per option
             "connector": _principals(connector, "--connector"),
             "caller": _principals(caller, "--caller"),
         }
-        options = _Options(identities, bucket, prefix, kms_key, role, feature, suffix)
+        options = _Options(identities, bucket, prefix, kms_key, role, feature, suffix, profile_role)
         access, found = _log_in(profile, region, account)
         wanted = options.wanted(found)
         looked = Looked(wanted, found, access.region, {name: many for name, many in who.items() if many})
@@ -153,6 +177,7 @@ def apply(  # noqa: PLR0913  # one parameter per option
     kms_key: KmsKey = "",
     role: Role = "vmimport",
     feature: Features = None,
+    profile_role: ProfileRoles = None,
     suffix: Suffix = "",
     attach_connector: Annotated[
         list[str] | None,
@@ -181,7 +206,7 @@ def apply(  # noqa: PLR0913  # one parameter per option
             "connector": _principals(attach_connector, "--attach-connector"),
             "caller": _principals(attach_caller, "--attach-caller"),
         }
-        options = _Options(identities, bucket, prefix, kms_key, role, feature, suffix)
+        options = _Options(identities, bucket, prefix, kms_key, role, feature, suffix, profile_role)
         for name in (name for name, principals in attach.items() if principals and name not in options.identities):
             fail(f"--attach-{name}: {name} is not among the identities that were asked for")
         access, found = _log_in(profile, region, account)
@@ -232,6 +257,7 @@ class _Options:
     role: str
     feature: Sequence[str] | None
     suffix: str
+    profile_role: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         from wavelift.adapters.aws.iam_read import NAME
@@ -248,6 +274,7 @@ class _Options:
         if self.suffix and not SUFFIX.fullmatch(self.suffix):
             fail(f"--suffix is {self.suffix!r}; allowed are up to 64 letters, digits and +=,.@_-")
         features_of(self.feature)
+        profile_roles_of(self.profile_role)
 
     @property
     def identities(self) -> tuple[str, ...]:
@@ -267,6 +294,7 @@ class _Options:
             features=features_of(self.feature),
             identities=self.identities,
             suffix=self.suffix,
+            profile_roles=profile_roles_of(self.profile_role),
             attach=attach or {},
             replace_trust=replace_trust,
         )

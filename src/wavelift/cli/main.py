@@ -11,7 +11,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import catalog, connectors, environments, events, grants, iam, jobs, queue, replicate, validate, wave
+from wavelift.cli import (
+    backup,
+    catalog,
+    connectors,
+    cutover,
+    environments,
+    events,
+    grants,
+    iam,
+    jobs,
+    queue,
+    replicate,
+    validate,
+    wave,
+)
 from wavelift.cli.output import bear_any_encoding
 from wavelift.console.requests import ReplicateBody
 from wavelift.rules.flows import MIGRATE
@@ -26,6 +40,8 @@ app.add_typer(connectors.app, name="connectors", help="Connectors: the workers t
 app.add_typer(environments.app, name="environments", help="Environments: where you may send servers.")
 app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to replicate servers) and their history.")
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
+app.add_typer(cutover.app, name="cutover", help="Cutovers to EC2 instances, the way back, and test instances.")
+app.command()(backup.backup)
 app.add_typer(events.app, name="events", help="The audit trail: who did what, and when.")
 app.add_typer(grants.app, name="grants", help="The keys that sign what connectors may do. Acts on this machine.")
 app.add_typer(queue.app, name="queue", help="Servers that wait for a slot, and who has the slots.")
@@ -72,11 +88,17 @@ def demo(
         bool, typer.Option("--exit", envvar="DEMO_EXIT", help="Stop everything when the wave has ended.")
     ] = False,
     fault: Annotated[str, typer.Option(envvar="DEMO_FAULT", help="flip: damage one stored byte before verify.")] = "",
+    act: Annotated[
+        str,
+        typer.Option(
+            envvar="DEMO_ACT", help="migrate (three servers), or cutover (one is replicated, cut over, reverted)."
+        ),
+    ] = "",
 ) -> None:
     """Run the main job for real: simulated vCenter and AWS, real Airflow, three servers."""
     from wavelift.cli.demo import run
 
-    sys.exit(run(out, exit_when_done=exit_when_done, fault=fault))
+    sys.exit(run(out, exit_when_done=exit_when_done, fault=fault, act=act))
 
 
 @app.command()

@@ -64,6 +64,7 @@ class Asked:
     account: str = ""
     role_arn: str = ""
     features: tuple[AwsFeature, ...] = UNASKED
+    profile_roles: Sequence[str] = ()
 
 
 def show_policy(identity: str, staging: Staging, asked: Asked, principals: Principals) -> None:
@@ -95,7 +96,9 @@ def show_policy(identity: str, staging: Staging, asked: Asked, principals: Princ
         print(printable(identity_policy("connector", staging, features=asked.features)))
     else:
         role = asked.role_arn or f"arn:{staging.partition}:iam::{account or 'YOUR-ACCOUNT'}:role/{SERVICE_ROLE}"
-        print(printable(identity_policy("caller", staging, role_arn=role, features=asked.features)))
+        profiles = asked.profile_roles
+        document = identity_policy("caller", staging, role_arn=role, features=asked.features, profile_roles=profiles)
+        print(printable(document))
 
 
 def show_role(*, cutover: bool, ids_only: bool, out: Console) -> None:

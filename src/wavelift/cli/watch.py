@@ -27,7 +27,7 @@ from wavelift.base.tries import FailedTry
 from wavelift.base.units import human_bytes, human_seconds
 from wavelift.cli.output import plain
 from wavelift.console.answers import ServerStep
-from wavelift.rules.flows import ADMIT, FLOWS, PREFLIGHT, REPORT, flow_of, server_step
+from wavelift.rules.flows import ADMIT, CUTOVER, FLOWS, PREFLIGHT, REPORT, flow_of, server_step
 
 DONE: Final = "done"
 QUEUED: Final = "queued"
@@ -312,6 +312,8 @@ class Waiting:
         if state in ("queued", "scheduled"):
             return self._not_begun(label, task)
         note = note_of(state, task.get("try_number", 0), waits=_waits_of(name))
+        if state == ASKS and (wave := CUTOVER.wave_of(self.dag_id)):
+            note = f"{note}; `wavelift cutover approve {wave} {self.run_id}` gives it"
         return f"{label}: running ({note})" if state == "running" and note else f"{label}: {note or 'running'}"
 
     def _server(self, index: int) -> str:

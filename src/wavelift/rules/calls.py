@@ -12,21 +12,24 @@ from typing import Final, Literal
 
 Identity = Literal["connector", "caller"]
 """``connector``: the worker near vCenter. ``caller``: the control plane, and the worker near AWS that reads back."""
-Resource = Literal["bucket", "objects", "key", "any", "snapshots", "our-snapshots", "our-imports"]
+Resource = Literal["bucket", "objects", "key", "any", "snapshots", "our-snapshots", "our-imports", "our-instances"]
 """``our-…``: what has the tag of a wavelift run."""
 Where = Literal["vm", "datastore", "root"]
 
-AwsFeature = Literal["migrate", "replicate", "cutover", "network", "backup", "export", "export-setup"]
+AwsFeature = Literal["migrate", "replicate", "test", "cutover", "network", "backup", "export", "export-setup"]
 """What an identity may be allowed to do for us. Some have no calls in this version."""
 
 MIGRATION: Final[tuple[AwsFeature, ...]] = ("migrate",)
 REPLICATION: Final[tuple[AwsFeature, ...]] = ("replicate",)
+TEST: Final[tuple[AwsFeature, ...]] = ("test",)
 CUTOVER: Final[tuple[AwsFeature, ...]] = ("cutover",)
+LAUNCHING: Final[tuple[AwsFeature, ...]] = ("test", "cutover")
+"""What launches instances of replicas, and checks them."""
 BACKUP: Final[tuple[AwsFeature, ...]] = ("backup",)
 ALL_FLOWS: Final[tuple[AwsFeature, ...]] = ("migrate", "replicate")
 UNASKED: Final = ALL_FLOWS
 """What policies are made for when nobody names a feature: the flows that read disks."""
-OFFERED: Final = ALL_FLOWS
+OFFERED: Final[tuple[AwsFeature, ...]] = (*ALL_FLOWS, *TEST, *CUTOVER, *BACKUP)
 """What this version can be allowed. The table also has rows of later features."""
 CONNECTOR: Final[tuple[Identity, ...]] = ("connector",)
 CALLER: Final[tuple[Identity, ...]] = ("caller",)
@@ -119,7 +122,7 @@ AWS_CALLS: Final = (
         ("ec2:DescribeImages",),
         "any",
         CALLER,
-        (*ALL_FLOWS, *CUTOVER, *BACKUP),
+        (*ALL_FLOWS, *LAUNCHING, *BACKUP),
         "import, launch, backup",
     ),
     AwsCall(
@@ -127,17 +130,17 @@ AWS_CALLS: Final = (
     ),
     AwsCall("ec2:create_tags", ("ec2:CreateTags",), "any", CALLER, ALL_FLOWS, "import, launch"),
     AwsCall(
-        "ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, (*MIGRATION, *CUTOVER), "launch"
+        "ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, (*MIGRATION, *LAUNCHING), "launch"
     ),
     AwsCall(
         "ec2:describe_instances",
         ("ec2:DescribeInstances",),
         "any",
         CALLER,
-        (*ALL_FLOWS, *CUTOVER, *BACKUP),
+        (*ALL_FLOWS, *LAUNCHING, *BACKUP),
         "launch, older images, backup",
     ),
-    AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "any", CALLER, CUTOVER, "test launches"),
+    AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "our-instances", CALLER, TEST, "test launches"),
     AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "any", CALLER, ALL_FLOWS, "older images, cleanup"),
     AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", CALLER, ALL_FLOWS, "older images, cleanup"),
     AwsCall(
@@ -265,12 +268,14 @@ AWS_CALLS: Final = (
         CUTOVER,
         "transit gateway routes",
     ),
-    AwsCall("ec2:describe_instance_status", ("ec2:DescribeInstanceStatus",), "any", CALLER, CUTOVER, "power"),
+    AwsCall("ec2:describe_instance_status", ("ec2:DescribeInstanceStatus",), "any", CALLER, LAUNCHING, "power, checks"),
     AwsCall("ec2:start_instances", ("ec2:StartInstances",), "any", CALLER, CUTOVER, "power"),
     AwsCall("ec2:stop_instances", ("ec2:StopInstances",), "any", CALLER, CUTOVER, "power"),
-    AwsCall("ssm:list_commands", ("ssm:ListCommands",), "any", CALLER, CUTOVER, "checks in the guest"),
-    AwsCall("ssm:send_command", ("ssm:SendCommand",), "any", CALLER, CUTOVER, "checks in the guest"),
-    AwsCall("ssm:get_command_invocation", ("ssm:GetCommandInvocation",), "any", CALLER, CUTOVER, "checks in the guest"),
+    AwsCall("ssm:list_commands", ("ssm:ListCommands",), "any", CALLER, LAUNCHING, "checks in the guest"),
+    AwsCall("ssm:send_command", ("ssm:SendCommand",), "any", CALLER, LAUNCHING, "checks in the guest"),
+    AwsCall(
+        "ssm:get_command_invocation", ("ssm:GetCommandInvocation",), "any", CALLER, LAUNCHING, "checks in the guest"
+    ),
     # Backup of instances: an image, and a launch template.
     AwsCall("ec2:create_image", ("ec2:CreateImage", "ec2:CreateTags"), "any", CALLER, BACKUP, "backup"),
     AwsCall("ec2:describe_launch_templates", ("ec2:DescribeLaunchTemplates",), "any", CALLER, BACKUP, "backup"),

@@ -17,6 +17,7 @@ from wavelift.rules.calls import (
     AWS_CALLS,
     FREE,
     KEY_USES,
+    LAUNCHING,
     UNASKED,
     VSPHERE_CALLS,
     AwsFeature,
@@ -31,7 +32,7 @@ EXTERNAL_ID: Final = "vmimport"
 
 Document = dict[str, Any]
 
-TAGGED: Final[tuple[Resource, ...]] = ("our-snapshots", "our-imports")
+TAGGED: Final[tuple[Resource, ...]] = ("our-snapshots", "our-imports", "our-instances")
 """What may only be changed if it has our tag."""
 
 ROLE_BUCKET: Final = ("s3:GetBucketLocation", "s3:ListBucket")
@@ -78,6 +79,7 @@ class Staging:
             "snapshots": snapshots,
             "our-snapshots": snapshots,
             "our-imports": f"arn:{self.partition}:ec2:*:*:import-image-task/*",
+            "our-instances": f"arn:{self.partition}:ec2:*:*:instance/*",
         }[kind]
 
 
@@ -109,12 +111,18 @@ def role_policy(staging: Staging) -> Document:
 
 
 def identity_policy(
-    identity: Identity, staging: Staging, *, role_arn: str = "", features: Collection[AwsFeature] = UNASKED
+    identity: Identity,
+    staging: Staging,
+    *,
+    role_arn: str = "",
+    features: Collection[AwsFeature] = UNASKED,
+    profile_roles: Sequence[str] = (),
 ) -> Document:
     """The permissions of the connector or the caller, generated from the calls that it makes.
 
     :param role_arn: the service role, which the caller passes to VM Import.
     :param features: what the identity shall be able to do; it is allowed nothing else.
+    :param profile_roles: ARNs of the roles in instance profiles, which the caller passes to EC2 at a launch.
     """
     kinds: tuple[tuple[Resource, str], ...] = (
         ("bucket", "Staging"),
@@ -123,6 +131,7 @@ def identity_policy(
         ("snapshots", "Snapshots"),
         ("our-snapshots", "OurSnapshots"),
         ("our-imports", "OurImports"),
+        ("our-instances", "OurInstances"),
     )
     statements = []
     for kind, name in kinds:
@@ -135,6 +144,9 @@ def identity_policy(
         statements.append(_allow("Key", uses, staging.kms_key_arn))
     if identity == "caller" and role_arn and "ec2:ImportImage" in actions_of(identity, "any", features):
         statements.append(_allow("HandRoleOn", ("iam:PassRole",), role_arn))
+    if identity == "caller" and profile_roles and not set(features).isdisjoint(LAUNCHING):
+        statements.append(_allow("HandProfilesOn", ("iam:PassRole",), list(profile_roles)))
+        statements[-1]["Condition"] = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
     return _document(*statements)
 
 
@@ -206,7 +218,7 @@ def _document(*statements: Mapping[str, Any]) -> Document:
     return {"Version": "2012-10-17", "Statement": [dict(statement) for statement in statements]}
 
 
-def _allow(name: str, actions: Sequence[str], resource: str) -> dict[str, Any]:
+def _allow(name: str, actions: Sequence[str], resource: str | list[str]) -> dict[str, Any]:
     return {"Sid": f"Wavelift{name}", "Effect": "Allow", "Action": list(actions), "Resource": resource}
 
 

@@ -3,6 +3,8 @@
 Standard input: one JSON object
 ``{"endpoint", "ca_file", "region", "access_key", "secret_key", "vcenter": [evidence …], "aws": {evidence},
 "servers": [{"server", "snapshot", "snapshot_ids"}]}``. Standard output: one JSON object with what was compared.
+A server with ``"registered": true`` has an image that was registered of its snapshots: nothing may differ in them. Its
+``"marker": {"disk", "offset", "text"}``, if given, must stand in them.
 It decodes with ``qemu-img`` and reads blocks with boto3. wavelift writes with neither.
 """
 
@@ -20,10 +22,12 @@ BLOCK = 512 * 1024
 
 def main() -> int:
     request = json.load(sys.stdin)
-    result: dict[str, Any] = {"disks": [], "bytes_verified": 0, "mismatches": 0}
+    result: dict[str, Any] = {"disks": [], "bytes_verified": 0, "mismatches": 0, "markers": []}
     for server in request["servers"]:
         frozen = _frozen(request["vcenter"], server)
         stored = _stored(request["aws"], server)
+        if "marker" in server:
+            result["markers"].append(_stands(request, server))
         if len(frozen) != len(stored):
             result["disks"].append({"server": server["server"], "error": f"{len(frozen)} frozen, {len(stored)} stored"})
             result["mismatches"] += 1
@@ -47,6 +51,8 @@ def _frozen(evidence: list[dict[str, Any]], server: dict[str, Any]) -> list[dict
 
 def _stored(evidence: dict[str, Any], server: dict[str, Any]) -> list[dict[str, Any]]:
     """The objects of this server's import, in the order of its disks."""
+    if server.get("registered"):
+        return [{"snapshot": each, "key": "", "changed": []} for each in server["snapshot_ids"]]
     mine = [entry for entry in evidence["imports"] if entry["snapshot"] in server["snapshot_ids"]]
     return sorted(mine, key=lambda entry: server["snapshot_ids"].index(entry["snapshot"]))
 
@@ -55,11 +61,7 @@ def _compare(
     request: dict[str, Any], server: dict[str, Any], index: int, source: dict[str, Any], entry: dict[str, Any]
 ) -> dict[str, Any]:
     frozen = Path(source["file"])
-    paths = {(found["bucket"], found["key"]): found["path"] for found in request["aws"]["objects"]}
-    with tempfile.NamedTemporaryFile(prefix="wavelift-check-", suffix=".raw") as raw:
-        command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", paths[entry["bucket"], entry["key"]], raw.name]
-        subprocess.run(command, check=True, capture_output=True)
-        before = _differences(frozen, Path(raw.name), source["capacity"])
+    before = [] if server.get("registered") else _before_conversion(request, entry, frozen, source["capacity"])
     after = _snapshot_differences(request, server["snapshot_ids"][index], frozen, source["capacity"], entry["changed"])
     return {
         "server": server["server"],
@@ -70,6 +72,15 @@ def _compare(
         "after_conversion": after[:3],
         "mismatches": len(before) + len(after),
     }
+
+
+def _before_conversion(request: dict[str, Any], entry: dict[str, Any], frozen: Path, capacity: int) -> list[int]:
+    """Offsets at which the object that was imported differs."""
+    paths = {(found["bucket"], found["key"]): found["path"] for found in request["aws"]["objects"]}
+    with tempfile.NamedTemporaryFile(prefix="wavelift-check-", suffix=".raw") as raw:
+        command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", paths[entry["bucket"], entry["key"]], raw.name]
+        subprocess.run(command, check=True, capture_output=True)
+        return _differences(frozen, Path(raw.name), capacity)
 
 
 def _differences(one: Path, other: Path, capacity: int) -> list[int]:
@@ -84,22 +95,44 @@ def _differences(one: Path, other: Path, capacity: int) -> list[int]:
         ]
 
 
-def _snapshot_differences(
-    request: dict[str, Any], snapshot_id: str, frozen: Path, capacity: int, changed: list[dict[str, int]]
-) -> list[int]:
-    """Offsets of the snapshot's blocks that differ outside of the ranges that the conversion recorded."""
+def _ebs(request: dict[str, Any]) -> Any:
     import boto3
 
     session = boto3.Session(request["access_key"], request["secret_key"], region_name=request["region"])
-    ebs = session.client("ebs", endpoint_url=request["endpoint"], verify=request["ca_file"] or None)
+    return session.client("ebs", endpoint_url=request["endpoint"], verify=request["ca_file"] or None)
+
+
+def _tokens(ebs: Any, snapshot_id: str) -> dict[int, str]:
+    """Index and token of every block that a snapshot holds."""
     tokens: dict[int, str] = {}
     more: dict[str, Any] = {}
     while True:
         page = ebs.list_snapshot_blocks(SnapshotId=snapshot_id, **more)
         tokens.update((block["BlockIndex"], block["BlockToken"]) for block in page["Blocks"])
         if not page.get("NextToken"):
-            break
+            return tokens
         more = {"NextToken": page["NextToken"]}
+
+
+def _stands(request: dict[str, Any], server: dict[str, Any]) -> bool:
+    """Whether a text is where the guest wrote it. It lies in one block."""
+    marker, ebs = server["marker"], _ebs(request)
+    snapshot_id = server["snapshot_ids"][marker["disk"]]
+    index, place = divmod(marker["offset"], BLOCK)
+    token = _tokens(ebs, snapshot_id).get(index)
+    if token is None:
+        return False
+    answer = ebs.get_snapshot_block(SnapshotId=snapshot_id, BlockIndex=index, BlockToken=token)
+    block: bytes = answer["BlockData"].read()
+    return block[place:].startswith(marker["text"].encode())
+
+
+def _snapshot_differences(
+    request: dict[str, Any], snapshot_id: str, frozen: Path, capacity: int, changed: list[dict[str, int]]
+) -> list[int]:
+    """Offsets of the snapshot's blocks that differ outside of the ranges that the conversion recorded."""
+    ebs = _ebs(request)
+    tokens = _tokens(ebs, snapshot_id)
     wrong = []
     with frozen.open("rb") as source:
         for index in range(-(-capacity // BLOCK)):

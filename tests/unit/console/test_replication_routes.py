@@ -46,7 +46,7 @@ ENVIRONMENT = """\
 environment: lab
 aws_conn_id: aws
 account: '123456789012'
-may: {migrate: ['user:ana'], administer: ['user:ana']}
+may: {migrate: ['user:ana'], cut_over: ['user:ana'], administer: ['user:ana']}
 region: eu-central-1
 staging: {bucket: staging}
 role: vmimport
@@ -82,6 +82,9 @@ class Airflow:
         self.failed: list[str] = []
         self.moved: TransferProgress | None = None
         self.left: FailedTry = FailedTry()
+        self.asking: set[str] = set()
+        """Tasks that wait for a person's answer."""
+        self.answered: list[tuple[str, str, str]] = []
 
     def is_paused(self, dag_id: str) -> bool | None:
         return self.paused
@@ -110,6 +113,12 @@ class Airflow:
         for task in self.tasks:
             if (task["task_id"], task["map_index"]) == (task_id, map_index):
                 task["state"] = "failed"
+
+    def asks(self, dag_id: str, run_id: str, task_id: str) -> bool:
+        return task_id in self.asking
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
+        self.answered.append((run_id, task_id, option))
 
     def progress(
         self, dag_id: str, run_id: str, task_id: str, *, map_index: int, timeout: float = 60
@@ -175,7 +184,7 @@ class Rights:
         return self.audit
 
     def get_authorized_dag_ids(self, *, user: Any, method: str) -> set[str]:
-        return {DAG, "erp.migrate"} if self.read else set()
+        return {DAG, "erp.migrate", "erp.cutover", "erp.test"} if self.read else set()
 
 
 class User:

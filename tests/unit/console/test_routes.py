@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 from tests.contexts import run_context
 from tests.ledgers import copy_content, ledger_file
+from tests.unit.console.cutting import CUT, cuttable, one_of_each
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, application, desk, import_catalog
 
@@ -36,7 +37,7 @@ from wavelift.ledger import events
 from wavelift.ledger.tables import metadata
 from wavelift.ledger.tables_authority import principal_group
 from wavelift.rules import conf
-from wavelift.rules.environment import CHECK_DAG
+from wavelift.rules.environment import BACKUP_DAG, CHECK_DAG
 from wavelift.rules.flows import SlotKind
 from wavelift.services.common.slots import SlotRequest, request_slots
 
@@ -45,7 +46,8 @@ __all__ = ["desk"]
 pytestmark = pytest.mark.unit
 
 READ, TRIGGER = "GET", "POST"
-MIGRATE, REPLICATE = "erp.migrate", "erp.replicate"
+MIGRATE, REPLICATE, CUTOVER, TEST = "erp.migrate", "erp.replicate", "erp.cutover", "erp.test"
+OF_WAVE: Final = frozenset({MIGRATE, REPLICATE, CUTOVER, TEST})
 CATALOG: Final = "server_catalog.hall-a"
 AUDITOR: Final = frozenset({(READ, "audit log"), ("PUT", "connections")})
 """Rights that name no DAG: an administrator's."""
@@ -85,6 +87,19 @@ RIGHTS: Final = {
     "POST /migrations/{migration_id}/verify": change(MIGRATE),
     "POST /waves/{wave}/migrations": write(MIGRATE, {"servers": ["web01"]}),
     "POST /cleanup": write(MIGRATE, {"wave": "erp", "dry_run": False}),
+    "GET /cutovers": Needs(rows="cutovers"),
+    "GET /cutovers/{cutover_id}": read(CUTOVER),
+    "POST /waves/{wave}/cutovers": write(CUTOVER, {"servers": ["db01"], "mode": "cutover"}),
+    "POST /waves/{wave}/cutovers/{dag_run_id}/approval": write(CUTOVER, {"answer": "approve"}),
+    "POST /cutovers/{cutover_id}/revert": change(CUTOVER),
+    "POST /cutovers/{cutover_id}/finalize": change(CUTOVER),
+    "POST /cutovers/{cutover_id}/cancel": change(CUTOVER),
+    "POST /cutovers/{cutover_id}/confirm": change(CUTOVER, {"step": "person call them"}),
+    "POST /waves/{wave}/tests": write(TEST, {"servers": ["web01"]}),
+    "GET /tests": Needs(rows="tests"),
+    "POST /tests/{test_id}/end": change(TEST),
+    "GET /backups": Needs(rows="backups"),
+    "POST /backups": Needs(frozenset({(READ, CUTOVER), (TRIGGER, BACKUP_DAG)}), {"subject": CUT}),
     "GET /queue": Needs(rows="queue"),
     "POST /queue/{server_run_id}/priority": change(MIGRATE, {"priority": "next"}),
     "GET /events/{object_id}": read(REPLICATE),
@@ -133,8 +148,11 @@ def route_of(route: BaseRoute) -> list[str]:
 
 ROUTES: Final = sorted(name for route in create_app().routes for name in route_of(route))
 WRITES: Final = [name for name in ROUTES if name.split()[0] not in READING]
-OF_WAVES: Final = [name for name in WRITES if {dag for _, dag in RIGHTS[name].rights} & {MIGRATE, REPLICATE}]
-STOPPING: Final = ("POST /migrations/{migration_id}/cancel", "POST /jobs/{job_id}/pause", "POST /runs/{run_id}/cancel")
+OF_WAVES: Final = [name for name in WRITES if {dag for _, dag in RIGHTS[name].rights} & OF_WAVE]
+STOPPING: Final = (
+    *("POST /migrations/{migration_id}/cancel", "POST /jobs/{job_id}/pause", "POST /runs/{run_id}/cancel"),
+    "POST /cutovers/{cutover_id}/cancel",
+)
 OF_THE_CALLER: Final = [name for name in ROUTES if name.startswith(("GET /me", "GET /environments"))]
 TABLES: Final = [table for table in metadata.sorted_tables if table is not principal_group]
 
@@ -183,6 +201,8 @@ class Stage:
             furnished.ids = self._furnish(desk)
             copy_content(ledger_file(desk.ledger), furnished.path)
         self.ids = dict(furnished.ids)
+        cuttable(desk)
+        desk.airflow.asking.add("approve")
 
     @staticmethod
     def _furnish(desk: Desk) -> dict[str, str]:
@@ -194,10 +214,12 @@ class Stage:
         for holder in ("another", migration.run_key):
             ctx = run_context(migration.run)
             request_slots(desk.ledger, [SlotRequest(SlotKind.TRANSFER, "hall-a", holder, 1)], ctx)
+        made = one_of_each(desk)
         desk.airflow.triggered.clear()
         ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
         ids["server_run_id"] = migration.id
-        return ids | {"wave": "erp", "name": "hall-a", "environment": "lab"}
+        ids |= {"wave": "erp", "name": "hall-a", "environment": "lab"}
+        return ids | {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
 
     def ask(self, name: str, client: TestClient | None = None, **more: Any) -> Any:
         method, path = name.split()
@@ -295,10 +317,11 @@ def test_without_one_of_its_rights_a_route_refuses(stage: Stage, rights: Rights,
 @pytest.mark.parametrize("name", [name for name in ROUTES if RIGHTS[name].rows and name not in OF_THE_CALLER])
 def test_a_list_leaves_out_what_one_may_not_read(stage: Stage, rights: Rights, name: str) -> None:
     rows = RIGHTS[name].rows
-    rights.granted = frozenset((READ, dag) for dag in ("other.migrate", "other.replicate", "server_catalog"))
+    others = ("other.migrate", "other.replicate", "other.cutover", "other.test", "server_catalog")
+    rights.granted = frozenset((READ, dag) for dag in others)
     seen = stage.ask(name).json()
     assert (seen[rows], seen.get("total", 0)) == ([], 0)
-    rights.granted = frozenset((READ, dag) for dag in (MIGRATE, REPLICATE, CATALOG))
+    rights.granted = frozenset((READ, dag) for dag in (*OF_WAVE, CATALOG))
     assert stage.ask(name).json()[rows]
 
 
@@ -319,7 +342,8 @@ def test_without_the_right_in_the_environment_a_route_of_a_wave_changes_nothing(
     with stage.desk.ledger.read() as tx:
         told = events.list_events(tx, object_kind="environment")[-1]
     assert (told.action, told.object_id, told.actor) == ("authority.refused", "lab", "ana")
-    wanted = "administer" if name in ADMINISTERING else "migrate"
+    cuts_over = any(dag == CUTOVER for _, dag in RIGHTS[name].rights)
+    wanted = "administer" if name in ADMINISTERING else "cut_over" if cuts_over else "migrate"
     assert (told.details["link"], told.details["action"], told.details["wave"]) == ("environment", wanted, "erp")
 
 
@@ -372,7 +396,7 @@ def test_a_page_of_another_origin_can_not_write_with_the_cookie(stage: Stage, ri
 
 @pytest.mark.parametrize("name", [name for name in ROUTES if name not in WRITES])
 def test_a_route_that_reads_changes_nothing(stage: Stage, rights: Rights, name: str) -> None:
-    rights.granted = frozenset((right, dag) for right in (READ, TRIGGER) for dag in (MIGRATE, REPLICATE, CATALOG))
+    rights.granted = frozenset((right, dag) for right in (READ, TRIGGER) for dag in (*OF_WAVE, CATALOG))
     rights.granted |= RIGHTS[name].rights
     before = stage.state()
     assert stage.ask(name).status_code == 200
@@ -385,7 +409,7 @@ TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
 @pytest.mark.parametrize("name", [name for name in ROUTES if name not in WRITES])
 def test_each_time_of_an_answer_names_its_offset(stage: Stage, rights: Rights, name: str) -> None:
     """The server knows no zone of its readers; what a reader shows in another one is its own affair."""
-    rights.granted = frozenset((READ, dag) for dag in (MIGRATE, REPLICATE, CATALOG)) | RIGHTS[name].rights | AUDITOR
+    rights.granted = frozenset((READ, dag) for dag in (*OF_WAVE, CATALOG)) | RIGHTS[name].rights | AUDITOR
     answer = stage.ask(name)
     assert answer.status_code == 200
     times = [text for text in _strings(answer.json()) if TIME.match(text)]

@@ -106,14 +106,45 @@ def _rights(identity: Identity, *features: AwsFeature) -> set[tuple[str, str]]:
     return {(one["Resource"], action) for one in document["Statement"] for action in one["Action"]}
 
 
+TERMINATE = "ec2:TerminateInstances"
+
+
+def test_a_launch_may_pass_only_the_roles_that_are_named_and_only_to_ec2() -> None:
+    role = "arn:aws:iam::111122223333:role/ssm-core"
+
+    def passed(*features: AwsFeature, roles: tuple[str, ...] = (role,)) -> list[dict[str, Any]]:
+        document = identity_policy("caller", STAGING, features=features, profile_roles=roles)
+        return [one for one in document["Statement"] if one["Sid"] == "WaveliftHandProfilesOn"]
+
+    [statement] = passed("cutover")
+    assert statement["Resource"] == [role]
+    assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+    assert passed("test")
+    assert not passed("migrate", "replicate", "backup")
+    assert not passed("cutover", roles=())
+
+
+def test_what_ends_instances_ends_only_ours() -> None:
+    document = identity_policy("caller", STAGING, features=("test",))
+    [statement] = [one for one in document["Statement"] if TERMINATE in one["Action"]]
+    assert statement["Condition"] == {"StringLike": {"aws:ResourceTag/wavelift:run": "*"}}
+    assert statement["Action"] == [TERMINATE]
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_all_features_fit_into_one_managed_policy(identity: Identity) -> None:
+    document = identity_policy(identity, STAGING, role_arn="arn:aws:iam::111122223333:role/vmimport", features=OFFERED)
+    assert len(printable(document).replace(" ", "").replace("\n", "")) < 6144
+
+
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_nobody_gets_rights_of_a_feature_that_was_not_asked_for(identity: Identity) -> None:
     both = _rights(identity, "migrate", "replicate")
     assert _rights(identity, *UNASKED) == both == _rights(identity, "migrate") | _rights(identity, "replicate")
     assert _rights(identity, "migrate") < both
     assert not _rights(identity, "network")
-    later = {action for _, action in _rights(identity, *OFFERED)} & {"ec2:TerminateInstances"}
-    assert not later, "no flow of this version terminates instances"
+    ends = {feature for feature in OFFERED for _, action in _rights(identity, feature) if action == TERMINATE}
+    assert ends == ({"test"} if identity == "caller" else set()), "a cutover stops its instance, and never ends it"
 
 
 def test_each_feature_has_what_only_it_needs() -> None:
@@ -125,6 +156,7 @@ def test_each_feature_has_what_only_it_needs() -> None:
     assert actions("connector", "migrate") < actions("connector", "replicate")
     assert {"ebs:PutSnapshotBlock", "kms:CreateGrant"} <= actions("connector", "replicate")
     assert not {"ebs:PutSnapshotBlock", "kms:CreateGrant"} & actions("connector", "migrate")
+    assert "ec2:StopInstances" in actions("caller", "cutover") - actions("caller", "test")
     assert set(OFFERED) < set(get_args(AwsFeature))
     assert {feature for call in AWS_CALLS for feature in call.feature} <= set(get_args(AwsFeature))
 

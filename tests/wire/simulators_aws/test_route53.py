@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -61,6 +62,12 @@ def records(sim: AwsSimulator, zone: str) -> Callable[[], list[Any]]:
         (one["name"], one["type"], one["set_identifier"], one["ttl"], one["values"])
         for one in sim.state()["dns_records"][zone]
     ]
+
+
+def test_the_id_of_a_zone_looks_like_one_of_aws(dns: Any, zone: str) -> None:
+    assert re.fullmatch("Z[A-Z0-9]{1,31}", zone)
+    found = [one["Id"] for one in dns.list_hosted_zones()["HostedZones"]]
+    assert f"/hostedzone/{zone}" in found
 
 
 def test_a_change_is_pending_until_all_servers_have_it(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -41,6 +41,7 @@ class Wanted:
     """What shall be there.
 
     :ivar identities: of :data:`IDENTITIES`; the others stay as they are.
+    :ivar profile_roles: ARNs of the roles in the environments' instance profiles.
     :ivar suffix: of the policies' names, for another bucket in the same account.
     :ivar attach: who each policy shall be attached to; nothing is detached.
     :ivar replace_trust: take the place of a trust policy that is not ours.
@@ -53,6 +54,7 @@ class Wanted:
     suffix: str = ""
     attach: Mapping[Identity, Collection[Principal]] = field(default_factory=dict)
     replace_trust: bool = False
+    profile_roles: Sequence[str] = ()
 
     def name(self, identity: str) -> str:
         """Of the policy that an identity's rights belong in; the service role's is an inline policy."""
@@ -61,7 +63,9 @@ class Wanted:
 
     def document(self, identity: Identity, role_arn: str) -> Document:
         """:param role_arn: of the service role, which the caller hands on."""
-        return identity_policy(identity, self.staging, role_arn=role_arn, features=self.features)
+        return identity_policy(
+            identity, self.staging, role_arn=role_arn, features=self.features, profile_roles=self.profile_roles
+        )
 
 
 @dataclass(frozen=True, slots=True)

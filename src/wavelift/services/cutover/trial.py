@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ec2 import GONE_STATES, Ec2
+from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.base.domain import Message, Refusal, ServerFacts
 from wavelift.base.errors import PermanentError, SpecError, located
@@ -382,9 +382,9 @@ def end(
 
 def _gone(ec2: Ec2, row: TestInstance) -> bool:
     """Whether nothing of the test stands. What its launch made without telling the ledger is found by its tag."""
-    ours = ec2.find_ours({TAG_RUN: run_hash(row.run_key)}).instances
-    standing = [each for each in ours if each.image_id == row.image_id and each.state != "terminated"]
-    ec2.terminate(each.instance_id for each in standing if each.state not in GONE_STATES)
+    tag = run_hash(row.run_key)
+    standing = [each.instance_id for each in ec2.instances_of([row.image_id]) if each.tags.get(TAG_RUN) == tag]
+    ec2.terminate(standing)
     return not standing
 
 

@@ -93,7 +93,16 @@ class Route53Actions:
     def create_hosted_zone(self) -> ActionResult:
         result: ActionResult = super().create_hosted_zone()  # type: ignore[misc]
         made: Any = result.result
-        return ActionResult({**made, "ChangeInfo": self._info(self._changed(made["HostedZone"]))})
+        zone = made["HostedZone"]
+        location = made["Location"].removesuffix(zone.resource_id)
+        self._rename(zone, "Z" + zone.resource_id[1:])
+        info = self._info(self._changed(zone))
+        return ActionResult({**made, "ChangeInfo": info, "Location": location + zone.resource_id})
+
+    def _rename(self, zone: Any, name: str) -> None:
+        """Ids of hosted zones begin with Z; moto's with any letter."""
+        self.backend.zones[name] = self.backend.zones.pop(zone.resource_id)
+        zone.resource_id = name
 
     def delete_hosted_zone(self) -> ActionResult:
         zone = self.backend.get_hosted_zone(self._get_param("Id"))

@@ -197,7 +197,7 @@ def test_an_answer_is_given(api: Api, verb: str, words: str) -> None:
 def test_a_step_is_confirmed_by_its_name(api: Api) -> None:
     path = f"POST /cutovers/{CUT}/confirm"
     api.answers[path] = {**samples.PERSON, "cutover": CUT}
-    name = samples.PERSON["name"]
+    name = str(samples.PERSON["name"])
     done = call("cutover", "confirm", CUT, name)
     assert (done.exit_code, api.asked) == (0, [(path, {"step": name})])
     assert f"'{name}' is confirmed as done" in done.stdout

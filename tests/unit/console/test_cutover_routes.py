@@ -119,12 +119,13 @@ def test_a_plan_that_is_asked_for_again_is_no_second_run(cutting: Desk) -> None:
 
 
 def test_what_can_not_start_leaves_nothing(cutting: Desk) -> None:
-    cuts = {"mode": "cutover", "servers": ["web01"]}
+    cuts: dict[str, Any] = {"mode": "cutover", "servers": ["web01"]}
     cutting.airflow.paused = True
     assert f"{CUTOVER_DAG} is paused" in cutting.refused("POST", PATH, 409, cuts)["detail"]
     cutting.airflow.paused = None
     assert f"Airflow has no DAG {CUTOVER_DAG}" in cutting.refused("POST", PATH, 404, cuts)["detail"]
     cutting.airflow.paused = False
+    body: dict[str, Any]
     past = {"window_end": "2020-01-01T00:00:00+00:00"}
     turned = {"window_start": "2099-01-02T00:00:00+00:00", "window_end": "2099-01-01T00:00:00+00:00"}
     for body, words in (
@@ -183,11 +184,10 @@ def test_one_is_told_whole(cutting: Desk) -> None:
         cutovers.plan_steps(tx, CUTOVER_KIND, CUT, [step], at=at)
         [row] = cutovers.steps_of(tx, CUTOVER_KIND, CUT)
         wait = {"wait": "x", "words": "until all name servers have it"}
-        seen = {"before": ["10.0.0.1"], "wanted": ["10.1.0.1"], "wait": wait}
+        seen: dict[str, Any] = {"before": ["10.0.0.1"], "wanted": ["10.1.0.1"], "wait": wait}
         cutovers.change_step(tx, row, to=StepState.INTENDED, at=at, by="ana", **seen)
-        who = {"answer": "approve", "by": "bo", "requested_by": "ana"}
-        until = at + timedelta(hours=1)
-        cutovers.approve(tx, RUN_KIND, run_subject(RUN), "d" * 64, at=at, valid_until=until, **who)
+        who: dict[str, Any] = {"answer": "approve", "by": "bo", "requested_by": "ana"}
+        cutovers.approve(tx, RUN_KIND, run_subject(RUN), "d" * 64, valid=timedelta(hours=1), clock=CLOCK, **who)
     told = cutting.get(f"/cutovers/{CUT}")
     assert (told["state"], told["serves"], told["downtime_s"]) == ("switched", "instance", 600)
     [step_told] = told["steps"]

@@ -27,6 +27,7 @@ from wavelift.services.cutover import moving, tiers
 from wavelift.services.cutover.reserve import InTier, reserve
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun
+from wavelift.services.replication.deletion import delete_job
 
 __all__ = ["clock", "desk", "made_once"]
 
@@ -105,6 +106,18 @@ def test_what_a_revert_restores_is_stored_with_the_intent_to_stop(desk: Desk, cl
     assert (found.stop.cutover, found.stop.before, found.stop.not_after) == (known.id, before, None)
     run = within(desk.ledger.read(), replication_runs.get, found.run)
     assert (run.type, run.state, run.run) == (RunType.CUTOVER, RunState.ACTIVE, RUN)
+
+
+def test_the_job_of_a_server_that_is_being_cut_over_is_not_deleted(desk: Desk, clock: HandClock) -> None:
+    """Its source may be off, and its last changes lie in the job's snapshots. What finalizes it deletes the job."""
+    wave = Wave(desk, clock, web01=0)
+    job = wave.of("web01").job_id
+    for state in ("going", "moving", "failed", "reverting"):
+        wave.change("web01", state=CutoverState(state))
+        with pytest.raises(PermanentError, match=f"is {state}: its job is not deleted"):
+            delete_job(desk.ledger, job, by="bob", clock=clock)
+    wave.change("web01", state=CutoverState.REVERTED)
+    assert delete_job(desk.ledger, job, by="bob", clock=clock).job.state is JobState.DELETING
 
 
 def test_a_fenced_source_is_never_taken_for_what_it_was(desk: Desk, clock: HandClock) -> None:

@@ -74,9 +74,9 @@ def stop_source(
     cutover of this server fails, as its plan says. Once it is off, all its network cards are disconnected, and it is
     looked at again: it must stay so.
 
-    :raises PermanentError: the window does not allow it any more, the order is old or was carried out before and the
-        source was brought back since, the VM's cards are not as pre-flight saw them, or the guest does not shut down and
-        the plan says ``abort``. :raises GuardError: the VM is suspended.
+    :raises PermanentError: the window does not allow it any more, the order is old, or was carried out and the source
+        was brought back since, the VM's cards are not as pre-flight saw them, or the guest does not shut down and the
+        plan says ``abort``. :raises GuardError: the VM is suspended.
     """
     order = reserved.stop
     if order is None or (order.before.vm, order.before.instance_uuid) != (task.facts.moref, task.facts.instance_uuid):

@@ -19,7 +19,7 @@ from wavelift.ledger.cutover_records import Cutover, StepRow, TestInstance
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
 from wavelift.ledger.replication_records import LineageRow, ReplicationJob
-from wavelift.rules.cutover import TO_UNDO, CutoverState
+from wavelift.rules.cutover import TO_UNDO, CutoverState, kept_address
 from wavelift.rules.cutover_plan import Case, Opening, digest_of_steps, in_the_way
 from wavelift.rules.findings import Findings, server_of, stopped
 from wavelift.rules.forecast import Forecast
@@ -231,6 +231,7 @@ class _Desk:
             old_answers_until=until,
             unlowered=unlowered,
             groups={arn: self.planner.groups.get(arn) for arn in arns},
+            address=_unclear_address(task, plan),
             other=f"{other.id} of {other.run} is {other.state}" if other is not None else "",
         )
 
@@ -242,6 +243,17 @@ class _Desk:
         lowered = {each.name: row for each in wanted if (row := rows.get(each.name)) and row.state in TO_UNDO}
         unlowered = [record["name"] for each in wanted if each.name not in lowered for record in each.spec["records"]]
         return unlowered, max((end for row in lowered.values() if (end := _old_until(row))), default=None)
+
+
+def _unclear_address(task: ServerTask, plan: ServerPlan) -> str:
+    """Why the address that the instance keeps is not known; empty: it is, or none is kept."""
+    if plan.cutover is None or plan.cutover.address != "keep":
+        return ""
+    try:
+        kept_address(plan.private_ip, task.facts.ip_addresses, server=task.name)
+    except PermanentError as error:
+        return error.what
+    return ""
 
 
 def _old_until(row: StepRow) -> datetime | None:

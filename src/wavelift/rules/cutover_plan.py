@@ -96,6 +96,7 @@ class Case:
     :param old_answers_until: until then, caches may have a record with its old TTL; None: nothing is known, or no
         record moves. :param unlowered: records whose TTL was not lowered.
     :param groups: ARN of a target group → None, or why no target of it can become healthy.
+    :param address: why nobody can tell which address the instance keeps; empty: it is known, or none is kept.
     :param other: another open cutover of the server, in words; empty: none.
     """
 
@@ -114,6 +115,7 @@ class Case:
     old_answers_until: datetime | None = None
     unlowered: Sequence[str] = ()
     groups: Mapping[str, str | None] = field(default_factory=dict)
+    address: str = ""
     other: str = ""
 
 
@@ -201,6 +203,13 @@ def _of_network(case: Case, found: Findings) -> None:
                 why="a target there never becomes healthy",
                 do="Add a listener or a rule that forwards to it, or remove the step",
             )
+    if case.address:
+        found.error(
+            "cutover.address",
+            case.address,
+            why="'address: keep' launches the instance with the source's address, once that is off",
+            do="Set private_ip of this server to the one that it keeps, or choose address 'new'",
+        )
     if case.instance_profile is None and any(check.kind == "ssm" for check in case.plan.checks):
         found.error(
             "cutover.no_profile",

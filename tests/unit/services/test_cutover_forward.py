@@ -15,7 +15,7 @@ from tests.rights import OPEN, open_to
 from tests.unit.rules.conftest import _disk, facts, resolved
 from tests.unit.services.test_replication import Desk
 
-from wavelift.base.domain import ServerFacts
+from wavelift.base.domain import ServerFacts, Severity
 from wavelift.base.errors import DeniedError, NotApprovedError, PermanentError, RefusedError, SpecError, TamperedError
 from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, cutovers, jobs
@@ -193,6 +193,21 @@ def test_a_cleared_run_begins_again_unless_another_has_the_server(world: Cutover
         world.admit()
 
 
+def test_an_approval_does_not_outlive_the_cutover_that_it_was_given_for(world: Cutovers, clock: HandClock) -> None:
+    """Cancelled, then cleared, with its approval marked a success: nobody has said yes to this one."""
+    planned = world.plan(world.admit())
+    world.approve(planned, valid=24 * HOUR)
+    for server in ("a", "b"):
+        world.set(server, CutoverState.ENDED)
+    clock.sleep(60)
+    again = world.plan(world.admit())
+    assert again.digest != planned.digest
+    with pytest.raises(NotApprovedError, match="Nobody has approved this plan"):
+        world.go()
+    world.approve(again)
+    assert world.go().servers == ("a", "b")
+
+
 def test_a_reservation_is_taken_by_its_run_and_lapses_for_another(world: Cutovers, clock: HandClock) -> None:
     world.admit(servers=["a"])
     reserved = world.rows()["a"]
@@ -353,6 +368,18 @@ def test_a_server_with_something_in_its_way_is_left_alone(world: Cutovers) -> No
     assert world.states() == {"a": "ended", "b": "waiting"}
     assert "pre-flight did not find it" in world.rows()["a"].error
     assert step["target_group"]["arn"] == GROUP
+
+
+def test_an_address_that_nobody_can_tell_is_found_before_a_source_is_stopped(world: Cutovers) -> None:
+    """At the launch the source would be off already. Its own entry says which of several it keeps."""
+    keeps = {"address": "keep", "steps": [{"person": {"ask": "route it", "undo": "route it back"}}]}
+    world.servers = ({"name": "a", "cutover": keeps}, {"name": "b", "cutover": keeps, "private_ip": "10.0.0.6"})
+    found = world.report("a", "b", ip_addresses=("10.0.0.5", "10.0.0.6"))
+    planned = world.plan(world.admit(mode="plan"), found)
+    assert planned.going == ("b",)
+    assert [(one.code, one.what) for one in planned.servers[0].findings if one.severity is Severity.ERROR] == [
+        ("cutover.address", "The source's own address is to be kept, and it has 10.0.0.5, 10.0.0.6")
+    ]
 
 
 def test_a_run_whose_servers_are_all_left_alone_ends(world: Cutovers) -> None:

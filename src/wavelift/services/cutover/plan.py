@@ -19,7 +19,7 @@ from wavelift.ledger.cutover_records import Cutover, StepRow, TestInstance
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
 from wavelift.ledger.replication_records import LineageRow, ReplicationJob
-from wavelift.rules.cutover import TO_UNDO, CutoverState
+from wavelift.rules.cutover import TO_UNDO, CutoverState, kept_address
 from wavelift.rules.cutover_plan import Case, Opening, digest_of_steps, in_the_way
 from wavelift.rules.findings import Findings, server_of, stopped
 from wavelift.rules.forecast import Forecast
@@ -185,13 +185,22 @@ class _Desk:
         )
 
     def told(self, planned: PlannedServer) -> dict[str, Any]:
-        """What the digest is made of: all that the frozen plan says, the VM, and each step with its undo."""
+        """What the digest is made of: all that the frozen plan says, the VM, each step with its undo, and when it was
+        asked for."""
         plan, task = self.plans[planned.server], self.tasks[planned.server]
         network = [
             {"name": each.name, "kind": each.kind, "spec": each.spec, "words": each.words, "undo": each.undo_words}
             for each in self.planner.steps(plan)
         ]
-        return {"plan": plan.dump(), "vm": task.facts.instance_uuid, "path": task.facts.path, "network": network}
+        row = self.mine.get(planned.server)
+        return {
+            "plan": plan.dump(),
+            "vm": task.facts.instance_uuid,
+            "path": task.facts.path,
+            "network": network,
+            # An approval of a cutover that ended, and whose run was cleared, is none of this one.
+            "asked": row.requested_at.isoformat() if row is not None else None,
+        }
 
     def _preflight(self, name: str) -> list[Finding]:
         """What pre-flight says of this server, or of all; not what it only mentions."""
@@ -222,6 +231,7 @@ class _Desk:
             old_answers_until=until,
             unlowered=unlowered,
             groups={arn: self.planner.groups.get(arn) for arn in arns},
+            address=_unclear_address(task, plan),
             other=f"{other.id} of {other.run} is {other.state}" if other is not None else "",
         )
 
@@ -233,6 +243,17 @@ class _Desk:
         lowered = {each.name: row for each in wanted if (row := rows.get(each.name)) and row.state in TO_UNDO}
         unlowered = [record["name"] for each in wanted if each.name not in lowered for record in each.spec["records"]]
         return unlowered, max((end for row in lowered.values() if (end := _old_until(row))), default=None)
+
+
+def _unclear_address(task: ServerTask, plan: ServerPlan) -> str:
+    """Why the address that the instance keeps is not known; empty: it is, or none is kept."""
+    if plan.cutover is None or plan.cutover.address != "keep":
+        return ""
+    try:
+        kept_address(plan.private_ip, task.facts.ip_addresses, server=task.name)
+    except PermanentError as error:
+        return error.what
+    return ""
 
 
 def _old_until(row: StepRow) -> datetime | None:

@@ -23,7 +23,7 @@ from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.spine import Rows, Words, containing, matching, of_run
 from wavelift.ledger.tables_cutover import approval, cutover, cutover_step
 from wavelift.rules.cutover import OPEN, SYNCING, WITHHOLDING, CutoverState, StepState, require_step_way, require_way
-from wavelift.rules.flows import CUTOVER
+from wavelift.rules.flows import CUTOVER, REPLICATE
 
 CUTOVER_KIND: Final = "cutover"
 """Subject of the steps of a cutover; the id is the cutover's."""
@@ -115,6 +115,13 @@ def ended_by(tx: Tx, run: DagRun) -> tuple[Cutover, ...]:
     of_dag = cutover.c.dag_id == run.dag_id
     mine = (cutover.c.revert_run == run.dag_run_id) | (cutover.c.finalize_run == run.dag_run_id)
     return _rows.all(tx, of_dag, mine, order=(cutover.c.server,))
+
+
+def read_back_by(tx: Tx, run: DagRun, wave: str) -> frozenset[str]:
+    """The ids of the replication runs that this DAG run reads back for cutovers: its id was written into their rows
+    before it was triggered."""
+    found = _rows.all(tx, cutover.c.wave == wave, cutover.c.verify_run == run.dag_run_id)
+    return frozenset(each.run_id for each in found if run.dag_id == REPLICATE.dag_id(wave) and each.run_id)
 
 
 def open_of(tx: Tx, wave: str, servers: Collection[str] | None = None) -> tuple[Cutover, ...]:

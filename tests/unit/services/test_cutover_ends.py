@@ -7,25 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contexts import HandClock
+from tests.contexts import HandClock, run_context
 from tests.ledgers import fresh_ledger, within
 from tests.unit.rules.conftest import facts, resolved
 
 from wavelift.base.domain import ServerFacts
-from wavelift.base.errors import PermanentError, UnreachableError
+from wavelift.base.errors import DeniedError, PermanentError, UnreachableError
 from wavelift.base.run import DagRun
 from wavelift.ledger import WaveRunState, jobs, replication_runs, waves
 from wavelift.ledger.waves import NewWaveRun
 from wavelift.rules.cutover import CutoverState
+from wavelift.rules.environment import Environment, May
 from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.principals import Principals
 from wavelift.rules.replication import JobState
+from wavelift.services.common.admit import RunRequest
+from wavelift.services.common.authority import Rights
 from wavelift.services.common.report import TaskOutcome
 from wavelift.services.cutover import finalize as ending
 from wavelift.services.cutover import report as reports
 from wavelift.services.cutover.finalize import FinalizedServer, finalize
 from wavelift.services.cutover.report import CutoverReport, EndedCutover, ToTrigger, finish, reverts
 from wavelift.services.cutover.steps import Waits
+from wavelift.services.dataplane.replication_messages import AdmittedRuns
+from wavelift.services.replication import admit as replicate
 from wavelift.services.replication.report import Ended, ServerEnd
+from wavelift.specs import Granting
 
 from .test_cutover_forward import Cutovers
 
@@ -122,6 +129,42 @@ def test_a_switched_server_is_a_success_and_is_read_back_once(world: Cutovers) -
     assert seen == [asked.run.dag_run_id], "its id is in the ledger before it is triggered"
     report(world, start=start)
     assert started[1] == asked, "a report that is cleared starts no second run"
+
+
+@pytest.mark.parametrize(
+    ("id", "more", "words"),
+    [
+        ("", {}, ""),
+        ("verify__chosen", {}, "'ana' may not migrate"),
+        ("", {"jobs": ["job-1"]}, "'ana' may not migrate"),
+        ("", {"runs": ["run-a", "run-other"]}, "'ana' may not migrate"),
+    ],
+    ids=["as it was asked for", "another id", "more than that", "runs of nobody"],
+)
+def test_who_may_cut_over_may_have_the_last_run_read_back(
+    world: Cutovers, monkeypatch: pytest.MonkeyPatch, id: str, more: dict[str, Any], words: str
+) -> None:
+    """Finalize wants it. The right is that of the cutover, which started the run, for what it asked for alone."""
+    switched(world, "a")
+    started: list[ToTrigger] = []
+    report(world, start=started.append)
+    (asked,) = started
+    may = May(cut_over=("user:ana",), migrate=("user:ben",))
+    granting = Granting(Environment.model_construct(environment="prod", may=may), Principals())
+    monkeypatch.setattr(replicate, "dag_runs_of", lambda *_, **__: [DagRun("erp.cutover", "r1")])
+    monkeypatch.setattr(replicate, "runs_to_verify", lambda *_: ())
+    run = DagRun(asked.run.dag_id, id or asked.run.dag_run_id)
+    ctx = run_context(run, requester="ana", clock=world.clock)
+    request, rights = RunRequest("erp", {**asked.conf, **more}), Rights(lambda _: granting)
+
+    def admitted() -> AdmittedRuns:
+        return replicate.admit(world.ledger, request, world.wave, ctx, rights=rights)
+
+    if words:
+        with pytest.raises(DeniedError, match=words):
+            admitted()
+    else:
+        assert admitted().mode == "verify"
 
 
 def test_a_server_that_is_switched_later_is_read_back_by_a_run_of_its_own(world: Cutovers) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -35,12 +35,14 @@ def forecast_of(
     assert cutover is not None
     job = jobs.find_standing(tx, plan.wave, plan.server)
     done = _recorded(tx, job.id) if job is not None else []
-    past = cutovers.finished_since(tx, now - REMEMBERED, wave=plan.wave)[:MOST_SAMPLES]
-    runs = _past_runs(done)
+    finished = cutovers.finished_since(tx, now - REMEMBERED, wave=plan.wave)
+    past = finished[:MOST_SAMPLES]
+    method = cutover.ami or (job.ami if job is not None else "import")
+    runs = _past_runs(done, {each.run_id: each for each in finished}, others=job is not None and job.ami == method)
     subject = Subject(
         disks=disks,
         since_s=(now - _began(done[0])).total_seconds() if done else None,
-        registers=(cutover.ami or (job.ami if job is not None else "import")) == "register",
+        registers=method == "register",
         stop_limit_s=cutover.shutdown.timeout_minutes * 60,
         steps=len(cutover.steps),
         rate=_rate(done),
@@ -74,16 +76,26 @@ def _began(run: ReplicationRun) -> datetime:
     return run.started_at or run.requested_at
 
 
-def _past_runs(newest_first: Sequence[ReplicationRun]) -> list[PastRun]:
-    """Those that sent changes only."""
-    return [_past_run(run, before) for run, before in itertools.pairwise(newest_first) if _is_delta(run)]
+def _past_runs(newest_first: Sequence[ReplicationRun], final: Mapping[str, Cutover], *, others: bool) -> list[PastRun]:
+    """Those that sent changes only.
+
+    :param final: id of a run of a cutover's last changes → that cutover. Such a run begins before its source is
+        stopped: what counts is the time from then on. And nobody waits for its verification, as others' images do.
+    :param others: the images of other runs are made in the same way. They count only if no such run is known.
+    """
+    found = [_past_run(run, before, final.get(run.id)) for run, before in itertools.pairwise(newest_first)]
+    known = {run.id for run in newest_first if run.id in final}
+    deltas = [(run.id, past) for run, past in zip(newest_first, found, strict=False) if _is_delta(run)]
+    counts = {id for id, _ in deltas} & known or ({id for id, _ in deltas} if others else set())
+    return [past if id in counts else replace(past, image_s=None) for id, past in deltas]
 
 
-def _past_run(run: ReplicationRun, before: ReplicationRun) -> PastRun:
+def _past_run(run: ReplicationRun, before: ReplicationRun, cutover: Cutover | None) -> PastRun:
     recorded = run.recorded_at or _began(run)
+    sends = (cutover.moment("down") if cutover is not None else None) or _began(run)
     return PastRun(
         gap_s=max((_began(run) - _began(before)).total_seconds(), 1.0),
-        sync_s=max((recorded - _began(run)).total_seconds(), 0.0),
+        sync_s=max((recorded - sends).total_seconds(), 0.0),
         image_s=max((run.finished_at - recorded).total_seconds(), 0.0) if run.finished_at else None,
     )
 

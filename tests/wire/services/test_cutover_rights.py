@@ -5,29 +5,25 @@ As in ``test_printed_rights``: what is printed and never used fails the test, an
 
 from __future__ import annotations
 
-import hashlib
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-from tests.wire.aws.proving import settle
+from tests.wire.aws.proving import bare_image, settle, until
 from tests.wire.aws.test_step_records import APP, Zone
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.backups import BackupRequest, Backups
-from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, complete_snapshot, start_snapshot
-from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
+from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.elbv2 import ALL_ZONES, Target
 from wavelift.adapters.aws.instances import Instances
 from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.adapters.aws.ssm import Ssm
 from wavelift.base.errors import BusyError, PermanentError
 from wavelift.base.names import tags
-from wavelift.base.units import GIB
 from wavelift.services.dataplane.steps.addresses import MoveElasticIp, PrepareAddress, SetSecurityGroups
-from wavelift.services.dataplane.steps.poll import image_is_available, instance_is, poll
+from wavelift.services.dataplane.steps.poll import image_is_available, instance_is
 from wavelift.services.dataplane.steps.records import Record, SwitchRecords
 from wavelift.services.dataplane.steps.routing import SetGatewayRoute, SetRoute
 from wavelift.services.dataplane.steps.step import Step, apply, look, undo
@@ -42,13 +38,6 @@ pytestmark = pytest.mark.wire
 
 TARGET = Target("192.168.7.15", 443, ALL_ZONES)
 CIDR = "172.16.0.0/16"
-
-
-def until(access: AwsAccess, wait: str) -> None:
-    ends = time.monotonic() + 20
-    while not poll(access, [wait])[wait]:
-        assert time.monotonic() < ends, wait
-        time.sleep(0.05)
 
 
 @dataclass
@@ -82,10 +71,7 @@ class Landscape:
         self.gateway_table: str = self.ec2.create_transit_gateway_route_table(TransitGatewayId=self.gateway)[
             "TransitGatewayRouteTable"
         ]["TransitGatewayRouteTableId"]
-        access = self.stage.access()
-        made = start_snapshot(access, NewSnapshot(capacity=GIB, token=uuid.uuid4().hex, tags={})).snapshot_id
-        complete_snapshot(access, made, blocks=0, linear=hashlib.sha256().digest())
-        self.image = Ec2(access).register(ImageRequest(f"wavelift-{uuid.uuid4().hex}", [made], "uefi")).image_id
+        self.image = bare_image(self.stage.access())
 
     def remove(self) -> None:
         self.zone.put(APP, "192.0.2.7", action="DELETE")

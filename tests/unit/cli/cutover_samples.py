@@ -128,7 +128,7 @@ FAILED: Final = cutover(
     phase="it broke after its source was touched", serves="nobody", downtime_s=3000.0,
     error="The target never became healthy within 10 minutes. Look at its health checks (target=i-0fedcba9876543210)",
 )  # fmt: skip
-TEST: Final = {
+TEST: Final[dict[str, Any]] = {
     "id": "tst-0b6f9c1d2e3a", "wave": "erp-frankfurt", "server": "erp-db01", "environment": "prod-frankfurt",
     "state": "passed", "phase": "", "passed": True, "run_id": "run-0123456789ab", "image_id": "ami-0a1b2c3d4e5f60718",
     "instance_id": "i-0aabbccddeeff0011", "private_ip": "10.99.0.17", "checks": [], "requested_by": "ana", "error": "",
@@ -140,7 +140,7 @@ ENDED_TEST: Final = {
     **TEST, "id": "tst-1c7a0d2e3f4b", "server": "erp-web01", "state": "ended", "passed": False,
     "error": "tcp 443: connection refused", "finished_at": "2026-12-02T09:03:00+00:00",
 }  # fmt: skip
-BACKUP: Final = {
+BACKUP: Final[dict[str, Any]] = {
     "id": "bak-0b6f9c1d2e3a", "wave": "erp-frankfurt", "server": "erp-db01", "environment": "prod-frankfurt",
     "subject": "cut-0b6f9c1d2e3a", "state": "completed", "reboot": False, "instance_id": "i-0123456789abcdef0",
     "image_id": "ami-0fedcba9876543210", "template_id": "lt-0123456789abcdef0", "template_version": 2,

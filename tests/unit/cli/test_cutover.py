@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.unit.cli import cutover_samples as samples
 from typer.testing import CliRunner, Result
 
-from wavelift.airflow.rest import ApiError
+from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.tries import FAILURE_KEY
 from wavelift.cli import backup, cutover
 from wavelift.cli.main import app
+from wavelift.cli.watch import Waiting, step_row
+from wavelift.console.cutover_answers import CutoverRow
 
 pytestmark = pytest.mark.unit
 
@@ -120,6 +122,16 @@ def test_start_with_wait_shows_how_to_approve_and_ends_as_the_run(api: Api) -> N
     assert (done.exit_code, "erp-db01: it broke" in done.stderr) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("dag_id", "words"), [("erp.cutover", "the instance starts"), ("erp.test", "earlier tiers are checked")]
+)
+def test_a_step_waits_for_what_its_own_flow_says(api: Api, dag_id: str, words: str) -> None:
+    api.tasks = [{"task_id": "server.launch", "map_index": 0, "rendered_map_index": "web01", "state": "deferred"}]
+    assert Waiting(cast(ApiClient, api), dag_id, "r").lines() == [f"server.launch of web01: {words}"]
+    row = CutoverRow.model_validate({**samples.MOVES, "dag_id": dag_id, "step": "launch", "step_state": "deferred"})
+    assert step_row("web01", row).note == words
+
+
 def test_a_refusal_is_told_with_status_1(api: Api) -> None:
     api.answers["POST /waves/erp/cutovers"] = ApiError("web01: cutover cut-1 is going", status=409)
     done = call("cutover", "start", "erp", "web01")
@@ -197,7 +209,7 @@ def test_an_answer_is_given(api: Api, verb: str, words: str) -> None:
 def test_a_step_is_confirmed_by_its_name(api: Api) -> None:
     path = f"POST /cutovers/{CUT}/confirm"
     api.answers[path] = {**samples.PERSON, "cutover": CUT}
-    name = samples.PERSON["name"]
+    name = str(samples.PERSON["name"])
     done = call("cutover", "confirm", CUT, name)
     assert (done.exit_code, api.asked) == (0, [(path, {"step": name})])
     assert f"'{name}' is confirmed as done" in done.stdout

@@ -6,14 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 from tests.contexts import run_context
 from tests.ledgers import within
 from tests.rights import OPEN
 from tests.unit.console.cutting import CLOCK, CUT, CUTOVER_DAG, RUN, cuttable, freeze, insert, one_of_each, to
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Airflow, Desk, desk
 
-from wavelift.airflow.rest import ApiError
+from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.run import DagRun
+from wavelift.console.cutovers import ASKING, OPTIONS
 from wavelift.ledger import cutovers, events, jobs, trials
 from wavelift.ledger.cutovers import CUTOVER_KIND, RUN_KIND, run_subject
 from wavelift.rules.cutover import CutoverState, StepState, TrialState
@@ -119,12 +121,13 @@ def test_a_plan_that_is_asked_for_again_is_no_second_run(cutting: Desk) -> None:
 
 
 def test_what_can_not_start_leaves_nothing(cutting: Desk) -> None:
-    cuts = {"mode": "cutover", "servers": ["web01"]}
+    cuts: dict[str, Any] = {"mode": "cutover", "servers": ["web01"]}
     cutting.airflow.paused = True
     assert f"{CUTOVER_DAG} is paused" in cutting.refused("POST", PATH, 409, cuts)["detail"]
     cutting.airflow.paused = None
     assert f"Airflow has no DAG {CUTOVER_DAG}" in cutting.refused("POST", PATH, 404, cuts)["detail"]
     cutting.airflow.paused = False
+    body: dict[str, Any]
     past = {"window_end": "2020-01-01T00:00:00+00:00"}
     turned = {"window_start": "2099-01-02T00:00:00+00:00", "window_end": "2099-01-01T00:00:00+00:00"}
     for body, words in (
@@ -183,11 +186,10 @@ def test_one_is_told_whole(cutting: Desk) -> None:
         cutovers.plan_steps(tx, CUTOVER_KIND, CUT, [step], at=at)
         [row] = cutovers.steps_of(tx, CUTOVER_KIND, CUT)
         wait = {"wait": "x", "words": "until all name servers have it"}
-        seen = {"before": ["10.0.0.1"], "wanted": ["10.1.0.1"], "wait": wait}
+        seen: dict[str, Any] = {"before": ["10.0.0.1"], "wanted": ["10.1.0.1"], "wait": wait}
         cutovers.change_step(tx, row, to=StepState.INTENDED, at=at, by="ana", **seen)
-        who = {"answer": "approve", "by": "bo", "requested_by": "ana"}
-        until = at + timedelta(hours=1)
-        cutovers.approve(tx, RUN_KIND, run_subject(RUN), "d" * 64, at=at, valid_until=until, **who)
+        who: dict[str, Any] = {"answer": "approve", "by": "bo", "requested_by": "ana"}
+        cutovers.approve(tx, RUN_KIND, run_subject(RUN), "d" * 64, valid=timedelta(hours=1), clock=CLOCK, **who)
     told = cutting.get(f"/cutovers/{CUT}")
     assert (told["state"], told["serves"], told["downtime_s"]) == ("switched", "instance", 600)
     [step_told] = told["steps"]
@@ -361,3 +363,33 @@ def test_a_backup_is_made_by_a_run_and_its_id_is_told(desk: Desk) -> None:
     insert(desk.ledger, server="web02")
     lacking = cutovers.cutover_id(f"{RUN.dag_id}/{RUN.dag_run_id}/web02")
     assert "has no instance" in desk.refused("POST", "/backups", 409, {"subject": lacking})["detail"]
+
+
+def test_the_answer_is_one_that_airflow_s_own_route_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place, its body, and the options of its operator; the double above knows none of them."""
+    from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
+    from airflow.api_fastapi.core_api.routes.public.hitl import task_instances_hitl_router
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+    sent: list[tuple[str, str, Any]] = []
+
+    def call(self: ApiClient, method: str, path: str, body: Any = None, **_: Any) -> None:
+        sent.append((method, path, body))
+
+    monkeypatch.setattr(ApiClient, "call", call)
+    client = ApiClient("https://airflow", lambda: "token")
+    for option in OPTIONS.values():
+        client.answer("erp.cutover", "on_demand__1", ASKING[0], option)
+    for method, path, body in sent:
+        place = path.removeprefix("/api/v2")
+        [route] = [
+            each
+            for each in task_instances_hitl_router.routes
+            if isinstance(each, APIRoute) and method in each.methods and each.path_regex.match(place)
+        ]
+        found = route.path_regex.match(place)
+        assert found is not None
+        told = {"dag_id": "erp.cutover", "dag_run_id": "on_demand__1", "task_id": "approve", "map_index": "-1"}
+        assert found.groupdict() == told
+        UpdateHITLDetailPayload.model_validate(body)
+    assert [body["chosen_options"] for _, _, body in sent] == [[ApprovalOperator.APPROVE], [ApprovalOperator.REJECT]]

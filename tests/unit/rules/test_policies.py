@@ -107,6 +107,7 @@ def _rights(identity: Identity, *features: AwsFeature) -> set[tuple[str, str]]:
 
 
 TERMINATE = "ec2:TerminateInstances"
+TESTING: tuple[AwsFeature, ...] = ("test",)
 
 
 def test_a_launch_may_pass_only_the_roles_that_are_named_and_only_to_ec2() -> None:
@@ -125,7 +126,7 @@ def test_a_launch_may_pass_only_the_roles_that_are_named_and_only_to_ec2() -> No
 
 
 def test_what_ends_instances_ends_only_ours() -> None:
-    document = identity_policy("caller", STAGING, features=("test",))
+    document = identity_policy("caller", STAGING, features=TESTING)
     [statement] = [one for one in document["Statement"] if TERMINATE in one["Action"]]
     assert statement["Condition"] == {"StringLike": {"aws:ResourceTag/wavelift:run": "*"}}
     assert statement["Action"] == [TERMINATE]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wavelift.operators.connector._plane import ConnectorOperator
+from wavelift.rules.flows import CUTOVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,7 @@ class StartSourcesOperator(GrantedSources):
     :param undone: what :class:`UndoOperator` returned.
     """
 
+    grant_issuer = CUTOVER.task_id("undo")
     template_inputs = ("undone",)
     undone: Any
 
@@ -135,6 +137,7 @@ class FenceSourcesOperator(GrantedSources):
     :param judged: what that returned.
     """
 
+    grant_issuer = "judge"
     template_inputs = ("judged",)
     judged: Any
 

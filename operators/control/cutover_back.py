@@ -94,18 +94,18 @@ class PrepareOperator(CutoverRunOperator):
     servers: Any
 
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
+        from wavelift.services.cutover import prepare as preparing
         from wavelift.services.cutover.back import Waiting
-        from wavelift.services.cutover.prepare import prepare, raise_when_failed
 
         tasks = [self._frozen(ledger, self.server_task(context, one), ctx) for one in self.servers or ()]
-        found = prepare(ledger, self.access, tasks, ctx)
+        found = preparing.prepare(ledger, self.access, tasks, ctx)
         if isinstance(found, Waiting):
             self.wait_for_all(found)
         for one in found.servers:
             after = f", switch after {one.switch_after:%Y-%m-%d %H:%M} UTC" if one.switch_after else ""
             self.log.info("%-20s %s %s%s %s", one.server, one.address, one.interface, after, one.error)
         context["ti"].xcom_push(key=REPORT_KEY, value=found.dump())
-        raise_when_failed(found)
+        preparing.raise_when_failed(found)
         return dict(found.dump())
 
     def _frozen(self, ledger: Ledger, task: ServerTask, ctx: RunContext) -> ServerTask:

@@ -187,14 +187,6 @@ AWS_CALLS: Final = (
         "targets",
     ),
     AwsCall(
-        "elbv2:describe_target_group_attributes",
-        ("elasticloadbalancing:DescribeTargetGroupAttributes",),
-        "any",
-        CALLER,
-        CUTOVER,
-        "targets",
-    ),
-    AwsCall(
         "elbv2:describe_target_health",
         ("elasticloadbalancing:DescribeTargetHealth",),
         "any",

@@ -200,9 +200,12 @@ def _assumed(usual: float, slow: float) -> list[float]:
 
 
 def _raised(known: Sequence[float]) -> list[float]:
-    """Recorded samples, the upper ones raised: the fewer there are, the more."""
-    middle = quantile(known, P50)
-    return [value if value < middle else value * (1 + SMALL_SAMPLE / len(known)) for value in known] + [middle]
+    """Recorded samples, the upper ones raised: the fewer there are, the more. By rank, not by value: where each sample
+    is larger, each raised one is, so that more to send never forecasts less."""
+    ordered = sorted(known)
+    half = len(ordered) // 2
+    upper = [value * (1 + SMALL_SAMPLE / len(ordered)) for value in ordered[half:]]
+    return [*ordered[:half], *upper, quantile(ordered, P50)]
 
 
 def _total(phases: Sequence[Sequence[float]]) -> list[float]:

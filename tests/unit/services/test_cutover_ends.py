@@ -29,7 +29,8 @@ from wavelift.services.cutover import report as reports
 from wavelift.services.cutover.finalize import FinalizedServer, finalize
 from wavelift.services.cutover.report import CutoverReport, EndedCutover, ToTrigger, finish, reverts
 from wavelift.services.cutover.steps import Waits
-from wavelift.services.replication import admit as replication
+from wavelift.services.dataplane.replication_messages import AdmittedRuns
+from wavelift.services.replication import admit as replicate
 from wavelift.services.replication.report import Ended, ServerEnd
 from wavelift.specs import Granting
 
@@ -130,34 +131,40 @@ def test_a_switched_server_is_a_success_and_is_read_back_once(world: Cutovers) -
     assert started[1] == asked, "a report that is cleared starts no second run"
 
 
-def test_whoever_may_only_cut_over_has_it_read_back_and_nothing_else(world: Cutovers) -> None:
-    """The run inherits who asked for the cutover: refused, nothing could ever be finalized."""
-    found = within(world.ledger.read(), replication_runs.list_runs)
-    ran = {run.server: run for run in found.items}
-    freeze(world, "erp.replicate", ran["a"].dag_run_id, "replicate")
-    switched(world, "a", "b")
-    for server in ("a", "b"):
-        world.set(server, CutoverState.SWITCHED, run_id=ran[server].id)
+@pytest.mark.parametrize(
+    ("id", "more", "words"),
+    [
+        ("", {}, ""),
+        ("verify__chosen", {}, "'ana' may not migrate"),
+        ("", {"jobs": ["job-1"]}, "'ana' may not migrate"),
+        ("", {"runs": ["run-a", "run-other"]}, "'ana' may not migrate"),
+    ],
+    ids=["as it was asked for", "another id", "more than that", "runs of nobody"],
+)
+def test_who_may_cut_over_may_have_the_last_run_read_back(
+    world: Cutovers, monkeypatch: pytest.MonkeyPatch, id: str, more: dict[str, Any], words: str
+) -> None:
+    """Finalize wants it. The right is that of the cutover, which started the run, for what it asked for alone."""
+    switched(world, "a")
     started: list[ToTrigger] = []
     report(world, start=started.append)
-    may = May(cut_over=("user:cut",))
-    rights = Rights(lambda name: Granting(Environment.model_construct(environment=name, may=may), Principals()))
-
-    def reads(id: str, **conf: Any) -> Any:
-        ctx = run_context(DagRun("erp.replicate", id), requester="cut", clock=world.clock)
-        request = RunRequest("erp", {"mode": "verify", **conf})
-        return replication.admit(world.ledger, request, world.wave, ctx, rights=rights)
-
     (asked,) = started
-    admitted = reads(asked.run.dag_run_id, runs=asked.conf["runs"])
-    assert sorted(each.run for each in admitted.recorded) == sorted(each.id for each in ran.values())
-    refused: list[tuple[str, Any]] = [
-        ("verify__mine", asked.conf["runs"]),
-        (asked.run.dag_run_id, [*asked.conf["runs"], "run-other"]),
-    ]
-    for id, runs in refused:
-        with pytest.raises(DeniedError, match="'cut' may not migrate"):
-            reads(id, runs=runs)
+    may = May(cut_over=("user:ana",), migrate=("user:ben",))
+    granting = Granting(Environment.model_construct(environment="prod", may=may), Principals())
+    monkeypatch.setattr(replicate, "dag_runs_of", lambda *_, **__: [DagRun("erp.cutover", "r1")])
+    monkeypatch.setattr(replicate, "runs_to_verify", lambda *_: ())
+    run = DagRun(asked.run.dag_id, id or asked.run.dag_run_id)
+    ctx = run_context(run, requester="ana", clock=world.clock)
+    request, rights = RunRequest("erp", {**asked.conf, **more}), Rights(lambda _: granting)
+
+    def admitted() -> AdmittedRuns:
+        return replicate.admit(world.ledger, request, world.wave, ctx, rights=rights)
+
+    if words:
+        with pytest.raises(DeniedError, match=words):
+            admitted()
+    else:
+        assert admitted().mode == "verify"
 
 
 def test_a_server_that_is_switched_later_is_read_back_by_a_run_of_its_own(world: Cutovers) -> None:

@@ -24,7 +24,7 @@ from wavelift.rules.cutover import PRESYNC_PREFIX, CutoverState, StepState
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.services.common.admit import RunRequest
-from wavelift.services.cutover import presync
+from wavelift.services.cutover import moving, presync
 from wavelift.services.cutover.admit import admit
 from wavelift.services.cutover.approvals import plan_question
 from wavelift.services.cutover.go import Gone, go, wait_for_window
@@ -575,6 +575,26 @@ def test_no_presync_once_the_forecast_fits(world: Cutovers) -> None:
     found = presync.begin(world.ledger, 1, world.ctx())
     assert (found.servers, list(found.fits)) == ((), ["a"])
     assert world.rows()["a"].presync_runs == ()
+
+
+@pytest.mark.parametrize("spec", [{"downtime_minutes": 10_000}, {}], ids=["it fits", "it was sent once more"])
+def test_the_stop_of_a_source_asks_the_newest_forecast(world: Cutovers, clock: HandClock, spec: dict[str, Any]) -> None:
+    """Not that of the plan, which may be days old."""
+    world.spec["cutover"] = spec
+    end = clock.now() + 48 * HOUR
+    world.gone(servers=["a"], window_end=end.isoformat())
+    world.set("a", CutoverState.GOING, forecast={**(world.rows()["a"].forecast or {}), "reachable_p90_s": 1.0})
+    clock.sleep(3600)
+    asked = presync.begin(world.ledger, 1, world.ctx())
+    if asked.servers:
+        (run,) = world.replication.admit(asked.run.dag_run_id, servers=["a"], cutover=True).granted
+        clock.sleep(600)
+        world.replication.complete(run, ami="ami-2")
+        presync.settle(world.ledger, asked, world.ctx())
+    row = world.rows()["a"]
+    p90 = (row.forecast or {})["reachable_p90_s"]
+    assert p90 > 60, "the last changes, the image, the launch"
+    assert moving.last_start(row) == end - timedelta(seconds=p90)
 
 
 def test_a_failed_presync_stops_nobody_and_pauses_no_job(world: Cutovers) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.ec2 import Ec2, Instance
 from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.base.domain import Message, Refusal, ServerFacts
 from wavelift.base.errors import PermanentError, SpecError, located
@@ -45,6 +45,7 @@ from wavelift.services.dataplane.checks import CheckedInstance, CheckOrder, Chec
 
 NO_RESULT = "its checks did not end"
 WAITING_STATES = frozenset({TrialState.LAUNCHING, TrialState.CHECKING})
+OVER = frozenset({TrialState.ENDING, TrialState.ENDED})
 
 
 class AdmittedTest(Message):
@@ -234,27 +235,40 @@ def launch(
         wave = frozen_wave(waves.get(tx, ctx.run))
         chosen = _chosen(tx, wave, row)
         waits = _earlier(tx, wave, chosen.plan, ctx)
-    if row.state in (TrialState.ENDING, TrialState.ENDED):
-        raise PermanentError(
-            f"The test instance is {row.state}", test=row.id, server=row.server, next_step="Start another test run"
-        )
+    place = TargetPlace.load(row.target)
+    if row.state in OVER:
+        _refuse(Ec2(open_aws(place)), row)
     if waits:
         return TierWaits(waits)
     isolation, cutover = wave.environment.isolation, chosen.plan.cutover
     assert isolation is not None
     assert cutover is not None  # `admit` refused the others
-    place = TargetPlace.load(row.target)
     ctx.cancel.check()
+    ec2 = Ec2(open_aws(place))
     with located(server=row.server):
-        instance = Ec2(open_aws(place)).launch(_request(chosen.plan, isolation, row))
+        instance = ec2.launch(_request(chosen.plan, isolation, row))
+    row = _record(ledger, row, instance, ctx, hours=hours or cutover.test_hours)
+    if row.state in OVER:  # somebody ended it meanwhile, and perhaps did not see the instance
+        _refuse(ec2, row)
+    checked = CheckedInstance(
+        server=row.server,
+        instance_id=instance.instance_id,
+        private_ip=instance.private_ip,
+        region=place.region,
+        windows=guest(chosen.facts.guest_id).windows,
+    )
+    return CheckOrder(instance=checked, aws_conn_id=place.aws_conn_id, checks=cutover.checks)
+
+
+def _record(ledger: Ledger, row: TestInstance, instance: Instance, ctx: RunContext, *, hours: float) -> TestInstance:
     now = ctx.clock.now()
     with ledger.write(job_rows.lock_name(row.wave)) as tx:
         row = trials.get(tx, row.id, lock=True)
+        if row.state in OVER:
+            return row
         first = row.instance_id != instance.instance_id
-        times: dict[str, Any] = (
-            {"launched_at": now, "ends_at": now + timedelta(hours=hours or cutover.test_hours)} if first else {}
-        )
-        trials.apply(
+        times: dict[str, Any] = {"launched_at": now, "ends_at": now + timedelta(hours=hours)} if first else {}
+        return trials.apply(
             tx,
             row,
             "launched",
@@ -267,14 +281,14 @@ def launch(
             error="",
             **times,
         )
-    checked = CheckedInstance(
-        server=row.server,
-        instance_id=instance.instance_id,
-        private_ip=instance.private_ip,
-        region=place.region,
-        windows=guest(chosen.facts.guest_id).windows,
+
+
+def _refuse(ec2: Ec2, row: TestInstance) -> NoReturn:
+    """:raises PermanentError: always. What a launch made of it, though it was over, goes."""
+    _gone(ec2, row)
+    raise PermanentError(
+        f"The test instance is {row.state}", test=row.id, server=row.server, next_step="Start another test run"
     )
-    return CheckOrder(instance=checked, aws_conn_id=place.aws_conn_id, checks=cutover.checks)
 
 
 def _chosen(tx: Tx, wave: ResolvedWave, row: TestInstance) -> _Chosen:
@@ -336,7 +350,7 @@ def record_result(ledger: Ledger, ctx: RunContext, report: CheckReport | None, w
             found=report.instance_id,
             next_step="Clear the server's check task",
         )
-    if row.state in (TrialState.ENDING, TrialState.ENDED):
+    if row.state in OVER:
         return row
     passed = report is not None and report.passed
     outcomes: Sequence[CheckOutcome] = report.outcomes if report is not None else ()

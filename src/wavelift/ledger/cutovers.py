@@ -148,13 +148,6 @@ def served_by(tx: Tx, run: DagRun, wave: str) -> frozenset[str]:
     )
 
 
-def read_back_by(tx: Tx, run: DagRun, wave: str) -> frozenset[str]:
-    """The replication runs that this DAG run reads back for switched cutovers, whose rows had its id before it was
-    triggered."""
-    found = _rows.all(tx, cutover.c.wave == wave, cutover.c.verify_run == run.dag_run_id)
-    return frozenset(each.run_id for each in found if run.dag_id == REPLICATE.dag_id(wave))
-
-
 def everything_open(tx: Tx, *states: CutoverState) -> tuple[Cutover, ...]:
     """Every open cutover of the installation, or those in these states; oldest first."""
     return _rows.all(tx, cutover.c.state.in_(states or OPEN), order=(cutover.c.requested_at, cutover.c.id))

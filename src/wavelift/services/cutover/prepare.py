@@ -20,7 +20,7 @@ from wavelift.ledger.cutover_records import StepRow, TargetPlace
 from wavelift.rules.cutover import StepState, kept_address
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.cutover.back import Access, Waiting
-from wavelift.services.cutover.step_kinds import build
+from wavelift.services.cutover.step_kinds import build, is_for
 from wavelift.services.cutover.steps import Waits, advance, prepared_of, prepared_subject, write_plan
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.steps.addresses import PrepareAddress
@@ -65,8 +65,9 @@ def prepare_server(ledger: Ledger, aws: AwsAccess, plan: ServerPlan, address: st
     :param address: as :func:`fixed_address` says.
     """
     subject = prepared_subject(plan.wave, plan.server)
-    write_plan(ledger, subject, prepared_of(plan, address), clock=ctx.clock)
-    found = advance(ledger, aws, subject, ctx)
+    planned = prepared_of(plan, address)
+    write_plan(ledger, subject, planned, clock=ctx.clock)
+    found = advance(ledger, aws, subject, ctx, names=[each.name for each in planned])
     return found if isinstance(found, Waits) else None
 
 
@@ -88,7 +89,7 @@ def prepare(ledger: Ledger, access: Access, tasks: Sequence[ServerTask], ctx: Ru
         try:
             found = prepare_server(ledger, aws, task.plan, fixed_address(task), ctx)
             if found is None:
-                ready.append(_told(ledger, aws, task.plan))
+                ready.append(_told(ledger, aws, task))
         except PermanentError as error:
             failed[task.name] = str(error)
             ctx.checkpoints.set(_FAILED, failed)
@@ -103,8 +104,9 @@ def prepare(ledger: Ledger, access: Access, tasks: Sequence[ServerTask], ctx: Ru
     return Prepared(servers=tuple(sorted([*ready, *wrong], key=lambda each: each.server)))
 
 
-def _told(ledger: Ledger, aws: AwsAccess, plan: ServerPlan) -> PreparedServer:
-    interface = interface_of(ledger, aws, plan.wave, plan.server)
+def _told(ledger: Ledger, aws: AwsAccess, task: ServerTask) -> PreparedServer:
+    plan = task.plan
+    interface = interface_of(ledger, aws, plan, fixed_address(task))
     return PreparedServer(
         server=plan.server,
         interface=interface.interface_id if interface else "",
@@ -128,10 +130,11 @@ def switch_after(rows: Sequence[StepRow]) -> datetime | None:
     return max(row.changed_at + timedelta(seconds=LowerTtl.old_ttl_s(row.before)) for row in lowered if row.changed_at)
 
 
-def interface_of(ledger: Ledger, aws: AwsAccess, wave: str, server: str) -> Interface | None:
-    """The network interface that was made for a server's instance. None: none was, or it is gone."""
-    for row in rows_of(ledger, wave, server):
-        if row.kind == ADDRESS and row.state in (StepState.INTENDED, StepState.APPLIED, StepState.SETTLED):
+def interface_of(ledger: Ledger, aws: AwsAccess, plan: ServerPlan, address: str) -> Interface | None:
+    """The network interface with this address that was made for a server's instance. None: none was, or it is gone."""
+    for row in rows_of(ledger, plan.wave, plan.server):
+        standing = row.state in (StepState.INTENDED, StepState.APPLIED, StepState.SETTLED)
+        if row.kind == ADDRESS and standing and is_for(row.spec, plan.subnet or "", address):
             step = build(aws, row.kind, row.name, row.spec or {})
             assert isinstance(step, PrepareAddress)
             return step.interface()

@@ -194,6 +194,12 @@ def build(aws: AwsAccess, kind: str, name: str, spec: Mapping[str, Any]) -> Step
     return _BUILDERS[kind](aws, name, spec, facts)
 
 
+def is_for(row_spec: Mapping[str, Any] | None, subnet: str, address: str) -> bool:
+    """Whether an interface was prepared for this address. The wave's file may have named another one then."""
+    spec = row_spec or {}
+    return bool(address) and (spec.get("subnet"), spec.get("address")) == (subnet, address)
+
+
 def refuse_taken(kind: str, spec: Mapping[str, Any], before: State) -> None:
     """:raises PermanentError: the Elastic IP address belongs to something else: it is never taken."""
     if kind != "elastic_ip" or before["interface"] in ("", Facts.load(spec[BOUND]).interface):

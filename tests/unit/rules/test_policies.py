@@ -156,6 +156,9 @@ def test_each_feature_has_what_only_it_needs() -> None:
     assert actions("connector", "migrate") < actions("connector", "replicate")
     assert {"ebs:PutSnapshotBlock", "kms:CreateGrant"} <= actions("connector", "replicate")
     assert not {"ebs:PutSnapshotBlock", "kms:CreateGrant"} & actions("connector", "migrate")
+    for feature in ("test", "cutover", "backup"):
+        assert {"kms:CreateGrant", "kms:GenerateDataKeyWithoutPlaintext"} <= actions("caller", feature), "encrypted"
+        assert "kms:CreateGrant" not in actions("connector", feature)
     assert "ec2:StopInstances" in actions("caller", "cutover") - actions("caller", "test")
     assert set(OFFERED) < set(get_args(AwsFeature))
     assert {feature for call in AWS_CALLS for feature in call.feature} <= set(get_args(AwsFeature))

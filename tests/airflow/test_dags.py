@@ -155,7 +155,7 @@ def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: P
     parsed = _parse(parser, dags, file="catalog.py")
     ids = {"server_catalog", "connector_health", "cutover_watch"}
     named = {f"{name}.{connector}" for name in ids if connector != "default"}
-    assert parsed["dags"] == sorted(ids | named | {"environment_check", "cutover_upkeep"})
+    assert parsed["dags"] == sorted(ids | named | {"environment_check", "instance_backup", "cutover_upkeep"})
     assert parsed["vendors"] == []
     unpaused = set(parsed["dags"]) - set(parsed["paused"])
     assert unpaused == {name for name in parsed["dags"] if name.startswith("cutover_")}, "before any wave cuts over"

@@ -21,8 +21,7 @@ from wavelift.airflow import config, notifications, notifiers
 from wavelift.airflow.notifications import WindowDeadline, wave_deadline, wave_is_late, window_deadline
 from wavelift.airflow.notifiers import Kind, Notice, notify
 from wavelift.base.errors import SpecError
-from wavelift.dag_factory import raise_spec_errors
-from wavelift.dag_factory import trial
+from wavelift.dag_factory import raise_spec_errors, trial
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.ledger import Event, Ledger, events

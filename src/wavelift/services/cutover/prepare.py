@@ -21,7 +21,7 @@ from wavelift.rules.cutover import StepState, kept_address
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.cutover.back import Access, Waiting
 from wavelift.services.cutover.step_kinds import build
-from wavelift.services.cutover.steps import Waits, advance, prepared_of, prepared_subject, write_plan
+from wavelift.services.cutover.steps import Planned, Waits, advance, prepared_of, prepared_subject, write_plan
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.steps.addresses import PrepareAddress
 from wavelift.services.dataplane.steps.records import LowerTtl
@@ -57,6 +57,16 @@ def fixed_address(task: ServerTask) -> str:
     if plan.cutover is not None and plan.cutover.address == "keep":
         return kept_address(plan.private_ip, task.facts.ip_addresses, server=task.name)
     return plan.private_ip or ""
+
+
+def planned_for(task: ServerTask) -> list[Planned]:
+    """What ``prepare`` does for a server, for its plan. An address that nobody can tell is in the way of prepare itself,
+    which says so; and of a cutover, when it launches."""
+    try:
+        address = fixed_address(task)
+    except PermanentError:
+        address = ""
+    return prepared_of(task.plan, address)
 
 
 def prepare_server(ledger: Ledger, aws: AwsAccess, plan: ServerPlan, address: str, ctx: RunContext) -> Waits | None:

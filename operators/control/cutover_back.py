@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from wavelift.operators._keys import REPORT_KEY
 from wavelift.operators.control._plane import WaveRunOperator
+from wavelift.operators.control._telling import TellingOperator
 from wavelift.operators.control._waiting import WaitingOperator
 from wavelift.operators.control.report import ReportingOperator, believed, task_outcomes, task_states, why_stopped
 from wavelift.rules.flows import ADMIT, CUTOVER, PREFLIGHT, REPORT
@@ -119,7 +120,7 @@ class PrepareOperator(CutoverRunOperator):
         return task.model_copy(update={"plan": known.plan})
 
 
-class UndoOperator(CutoverRunOperator):
+class UndoOperator(CutoverRunOperator, TellingOperator):
     """Undo the network steps of cutovers in reverse order, then stop their instances, and wait, deferred, for both.
 
     Control plane. Returns an :class:`~wavelift.services.cutover.back.Undone`: whose sources may run again now, with a
@@ -131,10 +132,13 @@ class UndoOperator(CutoverRunOperator):
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.services.cutover.back import Waiting, undo
+        from wavelift.services.cutover.persons import asked
 
         ids = self.claimed(ledger, ctx)
         found = undo(ledger, self.access, ids, ctx, key_file=config.grant_key_file())
         if isinstance(found, Waiting):
+            waits = [wait for each in found.waits.values() for wait in each]
+            self.tell(ledger, asked(ledger, waits), "person", context)
             self.wait_for_all(found)
         for id, why in found.failed.items():
             self.log.error("%s: %s", id, why)
@@ -283,7 +287,8 @@ class RevertFailedOperator(WaveRunOperator):
     """Start a run in mode ``revert`` for servers that failed once their source was touched; a teardown after the
     report.
 
-    Servers whose file says ``on_failure: stop`` are left as they are. It fails when the report failed: Airflow lets the
+    Servers whose file says ``on_failure: stop`` are left as they are, unless their window is over and it says
+    ``on_window_end: revert``. It fails when the report failed: Airflow lets the
     last teardown alone decide how the run ends.
 
     :param wave: name of the wave.

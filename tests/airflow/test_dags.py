@@ -37,7 +37,8 @@ def parse(job):
     forms = {{name: list(dag.params) for name, dag in dags.items()}}
     with_forms = [task.task_id for dag in dags.values() for task in dag.tasks if task.params]
     paused = [name for name, dag in dags.items() if dag.is_paused_upon_creation is not False]
-    return {{"dags": sorted(dags), "paused": sorted(paused), "tasks": tasks, "vendors": vendors, "forms": forms, "tasks_with_forms": with_forms}}
+    return {{"dags": sorted(dags), "paused": sorted(paused), "tasks": tasks, "vendors": vendors, "forms": forms,
+            "tasks_with_forms": with_forms}}
 
 for line in sys.stdin:
     if os.fork() == 0:

@@ -60,8 +60,8 @@ def fixed_address(task: ServerTask) -> str:
 
 
 def planned_for(task: ServerTask) -> list[Planned]:
-    """What ``prepare`` does for a server, for its plan. An address that nobody can tell is in the way of prepare itself,
-    which says so; and of a cutover, when it launches."""
+    """What ``prepare`` does for a server, for its plan. An address that nobody can tell is in the way of ``prepare``
+    itself, which says so."""
     try:
         address = fixed_address(task)
     except PermanentError:

@@ -98,8 +98,8 @@ class StartSourcesOperator(GrantedSources):
 class LookAtSourcesOperator(ConnectorOperator):
     """Look whether sources that cutovers stopped are off, and off their networks. Only reads.
 
-    Runs on the connector's queue. A vCenter that does not answer does not keep others from being looked at; what a retry
-    may cure is tried again. Returns a :class:`~wavelift.services.dataplane.source_watch.SeenSource` each.
+    Runs on the connector's queue. A vCenter that does not answer does not hide the others; what a retry may cure is
+    tried again. Returns a :class:`~wavelift.services.dataplane.source_watch.SeenSource` each.
 
     :param sources: what :class:`WatchedSourcesOperator` returned.
     """

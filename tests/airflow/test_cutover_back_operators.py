@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import TaskDeferred
 
+from wavelift.airflow import notifiers
+from wavelift.airflow.notifiers import Kind
 from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
 from wavelift.base.run import DagRun
 from wavelift.operators.connector.cutover_back import LookAtSourcesOperator, StartSourcesOperator
 from wavelift.operators.control import cutover_back
-from wavelift.operators.control.cutover_back import CutoverReportOperator, RevertFailedOperator
+from wavelift.operators.control._telling import TITLES, TellingOperator
+from wavelift.operators.control.cutover_back import CutoverReportOperator, RevertFailedOperator, UndoOperator
 from wavelift.rules.cutover import SourceBefore
-from wavelift.services.cutover import report
+from wavelift.services.cutover import back, persons, report
 from wavelift.services.cutover.report import ToTrigger
+from wavelift.services.cutover.watch import Alert
 from wavelift.services.dataplane import source_return, source_watch
 from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
 from wavelift.services.dataplane.source_watch import SeenSource, WatchedSource
@@ -107,6 +113,33 @@ def test_a_vcenter_that_does_not_answer_is_tried_again_first(look: Any) -> None:
     found = look(UnreachableError("vCenter does not answer"), 2)
     assert "does not answer" in found["a"].error
     assert found["b"].on
+
+
+def test_who_is_asked_by_a_way_back_is_told_before_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Any, str]] = []
+    wait = "person|cutover|cut-1|person router"
+    waiting = back.Waiting({("aws", "eu-central-1"): (wait,)}, ("a person",))
+    monkeypatch.setattr(back, "undo", lambda *_, **__: waiting)
+    monkeypatch.setattr(persons, "asked", lambda ledger, waits: list(waits))
+    monkeypatch.setattr(UndoOperator, "claimed", lambda *_: ("cut-1",))
+    monkeypatch.setattr(UndoOperator, "tell", lambda self, ledger, alerts, kind, context: told.append((alerts, kind)))
+    ledger: Any = None
+    with pytest.raises(TaskDeferred):
+        UndoOperator(task_id="undo", wave="erp").go_on(ledger, {}, ledger)
+    assert told == [([wait], "person")]
+
+
+def test_an_alert_is_told_once_for_its_step_and_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(notifiers, "notify", lambda ledger, notice, context: heard.append(notice.subject))
+    at = datetime(2026, 12, 1, tzinfo=UTC)
+    first = Alert(cutover="cut-1", server="a", wave="erp", words="Move it", since=at, about="p forward")
+    other = first.model_copy(update={"about": "p back"})
+    ledger: Any = None
+    for kind in TITLES:
+        TellingOperator(task_id="tell").tell(ledger, [first, other], kind, {})
+    assert len(set(heard)) == 2
+    assert set(TITLES) <= set(Kind)
 
 
 @pytest.fixture

@@ -205,8 +205,8 @@ class TestConf(RunConf):
     servers: Names | None = Field(
         default=None,
         title="Servers",
-        description="If none is chosen: those of the given runs, or every server of the wave that has a cutover section "
-        "and an AMI; in mode end, every one that has a test instance.",
+        description="If none is chosen: those of the given runs, or every server of the wave that has a cutover "
+        "section and an AMI; in mode end, every one that has a test instance.",
     )
     mode: TestMode = Field(default="test", title="Mode", description="end terminates test instances.")
     hours: float | None = Field(

@@ -19,6 +19,7 @@ from wavelift.ledger.cutover_records import Cutover, StepRow
 from wavelift.ledger.events import list_events
 from wavelift.rules.cutover import CutoverState, StepState
 from wavelift.services.cutover import step_kinds
+from wavelift.services.cutover.persons import asked
 from wavelift.services.cutover.step_kinds import Facts
 from wavelift.services.cutover.steps import (
     Done,
@@ -334,11 +335,19 @@ def test_people_are_asked_forward_and_back_and_have_time(ledger: Ledger, outside
     ctx.clock.sleep(timedelta(days=3).total_seconds())
     assert isinstance(advance(ledger, NOBODY, subject, ctx, facts=FACTS), Waits)
     assert not answered_in(ledger, found.waits[0])
+    (told,) = asked(ledger, ["time|2026-12-01T00:00:00+00:00", *found.waits])
+    assert told.words.startswith("web01: Move it. Until then its cutover does not go on")
+    assert f"wavelift cutover confirm {known.id} 'person router'" in told.words
+    assert asked(ledger, found.waits) == (told,), "as the same"
     assert say().spec == say().spec
     assert answered_in(ledger, found.waits[0])
     assert advance(ledger, NOBODY, subject, ctx, facts=FACTS) == Done()
     turn(ledger, known, CutoverState.REVERTING)
+    assert asked(ledger, found.waits) == ()
     assert isinstance(go_back(ledger, NOBODY, subject, ctx), Waits), "the undo needs an answer of its own"
+    (back,) = asked(ledger, found.waits)
+    assert back.words.startswith("web01: Back. Until then its source does not come back")
+    assert (back.about, told.about) == ("person router back", "person router forward")
     say()
     assert go_back(ledger, NOBODY, subject, ctx) == Done()
     said = within(ledger.read(), list_events, object_id=f"{known.id}/person router")

@@ -141,9 +141,10 @@ def require_verified(ledger: Ledger, known: Cutover) -> None:
 def _refuse_rival(known: Cutover, ctx: RunContext) -> None:
     """:raises BusyError: another run finalizes it."""
     mine = known.finalize_run == ctx.run.dag_run_id
-    if known.state is CutoverState.FINALIZING and not mine:
-        if ctx.liveness.run(DagRun(ctx.run.dag_id, known.finalize_run)):
-            raise BusyError("Another run finalizes this cutover", run=known.finalize_run, cutover=known.id)
+    if known.state is not CutoverState.FINALIZING or mine:
+        return
+    if ctx.liveness.run(DagRun(ctx.run.dag_id, known.finalize_run)):
+        raise BusyError("Another run finalizes this cutover", run=known.finalize_run, cutover=known.id)
 
 
 def _begin(ledger: Ledger, known: Cutover, ctx: RunContext) -> Cutover:

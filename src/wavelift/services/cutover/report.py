@@ -258,7 +258,8 @@ def verify_runs(ledger: Ledger, ctx: RunContext) -> tuple[ToTrigger, ...]:
 
 def reverts(ledger: Ledger, ctx: RunContext) -> ToTrigger | None:
     """The run in mode ``revert`` for what failed in this run once its source was touched, where the wave's file says
-    ``on_failure: revert``, or ``on_window_end: revert`` and the window is over. Its id is written into the cutovers first. None: there is nothing to revert.
+    ``on_failure: revert``, or ``on_window_end: revert`` and the window is over. Its id is written into the cutovers
+    first. None: there is nothing to revert.
 
     A revert that is under way is left alone.
     """

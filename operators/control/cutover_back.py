@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
+from wavelift.operators._base import conf_of
 from wavelift.operators._keys import REPORT_KEY
 from wavelift.operators.control._plane import WaveRunOperator
 from wavelift.operators.control._telling import TellingOperator
@@ -84,7 +85,8 @@ class CutoverRunOperator(WaveRunOperator, WaitingOperator):
 class PrepareOperator(CutoverRunOperator):
     """Lower the TTL of the records that a cutover will switch, and make the network interfaces of fixed addresses.
 
-    Control plane. What was there before is kept in the ledger; a repeated call does only what is left. Returns a
+    Control plane. What was there before is kept in the ledger; a repeated call does only what is left. With ``undo`` in
+    the run's conf it takes all that back. Returns a
     :class:`~wavelift.services.cutover.prepare.Prepared`, and fails when a server failed.
 
     :param wave: name of the wave.
@@ -99,12 +101,13 @@ class PrepareOperator(CutoverRunOperator):
         from wavelift.services.cutover.prepare import prepare, raise_when_failed
 
         tasks = [self._frozen(ledger, self.server_task(context, one), ctx) for one in self.servers or ()]
-        found = prepare(ledger, self.access, tasks, ctx)
+        found = prepare(ledger, self.access, tasks, ctx, undo=bool(conf_of(context).get("undo")))
         if isinstance(found, Waiting):
             self.wait_for_all(found)
         for one in found.servers:
             after = f", switch after {one.switch_after:%Y-%m-%d %H:%M} UTC" if one.switch_after else ""
-            self.log.info("%-20s %s %s%s %s", one.server, one.address, one.interface, after, one.error)
+            did = f"taken back {one.words}" if one.undone else f"{one.address} {one.interface}{after}"
+            self.log.info("%-20s %s %s", one.server, did, one.error)
         context["ti"].xcom_push(key=REPORT_KEY, value=found.dump())
         raise_when_failed(found)
         return dict(found.dump())

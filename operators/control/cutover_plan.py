@@ -109,7 +109,7 @@ class PlanCutoverOperator(WaveRunOperator):
     def _planner(self, ledger: Ledger, report: PreflightReport, context: Context) -> Planner:
         """With what AWS says of the target groups. Where they are is asked by the frozen plans alone."""
         from wavelift.services.cutover.plan import Planner, frozen_plans, watching
-        from wavelift.services.cutover.prepare import planned_for
+        from wavelift.services.cutover.prepare import planned_back, planned_for
         from wavelift.services.cutover.step_kinds import plan_of
         from wavelift.services.dataplane.cutover_facts import groups_of, look_at_groups
 
@@ -119,8 +119,9 @@ class PlanCutoverOperator(WaveRunOperator):
             new = [arn for arn in groups_of([plan]) if arn not in groups]
             groups |= look_at_groups(self.aws_of(plan.target), new) if new else {}
         watches = {id for plan in plans.values() for id in watching(plan.connector)}
+        prepared = planned_back if conf_of(context).get("undo") else planned_for
         asleep = {id for id in watches if is_asleep(context, id)}
-        return Planner(steps=plan_of, prepared=planned_for, groups=groups, asleep=asleep)
+        return Planner(steps=plan_of, prepared=prepared, groups=groups, asleep=asleep)
 
 
 class ApproveCutoverOperator(ApproveOperator):

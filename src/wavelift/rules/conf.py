@@ -165,7 +165,7 @@ class CutoverConf(RunConf):
 
     keys: ClassVar = {
         "plan": ("servers", "window_start", "window_end", "priority"),
-        "prepare": ("servers", "window_start", "window_end", "priority"),  # the form sends them in every mode
+        "prepare": ("servers", "window_start", "window_end", "priority", "undo"),  # the form sends them in every mode
         "cutover": ("servers", "window_start", "window_end", "priority"),
         "revert": ("servers", "cutovers", "window_start", "window_end", "priority"),
         "finalize": ("servers", "cutovers", "window_start", "window_end", "priority"),
@@ -192,6 +192,7 @@ class CutoverConf(RunConf):
     priority: PriorityChoice = "normal"
     note: Note = None
     cutovers: Names | None = Field(default=None, description="In modes revert and finalize: ids of cutovers.")
+    undo: bool = Field(default=False, description="In mode prepare: take back what it did.")
 
 
 class TestConf(RunConf):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from wavelift.ledger import Ledger, cutovers, jobs
 from wavelift.ledger.cutover_records import Cutover, StepRow
 from wavelift.ledger.events import list_events
 from wavelift.rules.cutover import CutoverState, StepState
-from wavelift.services.cutover import step_kinds
+from wavelift.services.cutover import back, prepare, step_kinds
 from wavelift.services.cutover.persons import asked
 from wavelift.services.cutover.step_kinds import Facts
 from wavelift.services.cutover.steps import (
@@ -386,6 +387,31 @@ def test_a_place_that_went_with_the_instance_needs_no_undo(
     assert "nothing to restore" in found.notes[0]
     outside.values["other"] = "new"
     del outside.values["other"]
+
+
+def test_what_was_prepared_is_taken_back_and_prepared_again(
+    ledger: Ledger, outside: Outside, ctx: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = SimpleNamespace(wave="erp", server="web01", target=SimpleNamespace(aws_conn_id="aws", region="eu-1"))
+    task: Any = SimpleNamespace(name="web01", plan=plan)
+    monkeypatch.setattr(prepare, "fixed_address", lambda task: "")
+    monkeypatch.setattr(prepare, "prepared_of", lambda plan, address: planned("a", "b"))
+    outside.values |= {"a": "old", "b": "old"}
+
+    def run(*, undo: bool = False) -> Any:
+        return prepare.prepare(ledger, lambda place: NOBODY, [task], ctx, undo=undo)
+
+    for _ in range(2):
+        assert run().servers[0].undone is False
+        assert outside.values == {"a": "new", "b": "new"}
+        outside.settles_after = 1
+        assert isinstance(run(undo=True), back.Waiting)
+        (told,) = run(undo=True).servers
+        assert (told.undone, told.error) == (True, "")
+        assert outside.values == {"a": "old", "b": "old"}
+        assert run(undo=True).servers == (told,), "repeated"
+    first = prepare.planned_back(task)[0]
+    assert (first.words, first.undo_words) == ("Back: b", "Write b")
 
 
 def test_only_chosen_kinds_go_back_and_prepared_steps_have_no_state_to_respect(

@@ -180,8 +180,8 @@ def _others(ledger: Ledger, mode: str, ended: EndedCutover, ctx: RunContext) -> 
     """How servers ended in the modes that open no cutover."""
     if mode == "prepare":
         for one in map(PreparedServer.load, ended.others):
-            state = "failed" if one.error else "prepared"
-            yield CutoverOutcome(server=one.server, state=state, error=one.error, clearable=False)
+            state = "failed" if one.error else "taken back" if one.undone else "prepared"
+            yield CutoverOutcome(server=one.server, state=state, words=one.words, error=one.error, clearable=False)
     if mode in ("plan", "prepare"):
         preflight = ended.replication.preflight
         for server, why in (refusals(preflight) if preflight is not None else {}).items():

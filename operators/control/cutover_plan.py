@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from airflow.sdk.exceptions import AirflowRuntimeError
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 WORDS_KEY: Final = "words"
 """XCom of the plan task: the plan as text, for who approves it."""
+PAGE_KEY: Final = "page"
+"""XCom of the plan task: the same in Markdown. The page shows a code block in one line."""
+_MARKS: Final = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 AFTER_PLAN: Final = {"plan": "", "prepare": "prepare", "cutover": "approve"}
 """Mode → the step that follows the plan; empty: only the report is left."""
 
@@ -103,6 +108,7 @@ class PlanCutoverOperator(WaveRunOperator):
         context["ti"].xcom_push(key=REPORT_KEY, value=planned.dump())
         lines = planned.lines()
         context["ti"].xcom_push(key=WORDS_KEY, value="\n".join(lines))
+        context["ti"].xcom_push(key=PAGE_KEY, value=page_of(lines))
         for line in lines:
             self.log.info("%s", line)
 
@@ -122,6 +128,11 @@ class PlanCutoverOperator(WaveRunOperator):
         prepared = planned_back if conf_of(context).get("undo") else planned_for
         asleep = {id for id in watches if is_asleep(context, id)}
         return Planner(steps=plan_of, prepared=prepared, groups=groups, asleep=asleep)
+
+
+def page_of(lines: Sequence[str]) -> str:
+    """Lines of a plan in Markdown. Numbered ones become a list, and names can't format anything."""
+    return "\n\n".join(_MARKS.sub(r"\\\1", line) for line in lines)
 
 
 class ApproveCutoverOperator(ApproveOperator):

@@ -179,7 +179,10 @@ class CutoverConf(RunConf):
         "finalize, every one whose cutover is open.",
     )
     mode: CutoverMode = Field(
-        default="plan", title="Mode", description="plan changes nothing: it tells what a cutover would do."
+        default="plan",
+        title="Mode",
+        description="plan changes nothing: it tells what a cutover would do. prepare, days before: lowers TTLs. "
+        "cutover asks for approval, then stops the sources. revert goes back. finalize gives the way back up.",
     )
     window_start: str | None = Field(
         default=None,

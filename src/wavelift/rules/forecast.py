@@ -51,11 +51,13 @@ class PastRun:
 
     :param gap_s: seconds between the instant of the run before and its own: what was sent changed in this time.
     :param sync_s: seconds until its disks were recorded. :param image_s: from then until its image was there.
+    :param sent_s: seconds of ``sync_s``, at most, that depend on how much changed; None: not known.
     """
 
     gap_s: float
     sync_s: float
     image_s: float | None = None
+    sent_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +174,8 @@ def _phase(found: Sequence[float | None], name: str, *, most: float = math.inf, 
 
 
 def _sync(subject: Subject, runs: Sequence[PastRun]) -> list[float]:
-    """Seconds to send what changed. A run has a part that does not depend on how much changed: at least what the
-    fastest run took. What is above it grows with the time since the last run."""
+    """Seconds to send what changed. A run has a part that does not depend on how much changed: what the bytes that it
+    sent do not explain, or at least what the fastest run took. The rest grows with the time since the last run."""
     whole = sum(subject.disks) / (subject.rate or FALLBACK_RATE)
     if subject.since_s is None:
         return _assumed(whole, 1.5 * whole)
@@ -186,6 +188,8 @@ def _sync(subject: Subject, runs: Sequence[PastRun]) -> list[float]:
 
 def _scaled(run: PastRun, fixed: float, since_s: float) -> float:
     ratio = since_s / run.gap_s if run.gap_s > 0 else 1.0
+    if run.sent_s is not None:
+        return run.sync_s + min(run.sent_s, run.sync_s) * (ratio - 1)
     return run.sync_s * ratio if ratio > 1 else fixed + (run.sync_s - fixed) * ratio
 
 

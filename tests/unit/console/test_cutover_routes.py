@@ -299,6 +299,18 @@ def test_an_answer_is_given_to_airflow_as_the_caller(cutting: Desk) -> None:
     cutting.refused("POST", path, 422, {"answer": "maybe"})
 
 
+def test_an_answer_is_in_the_ledger_at_once(cutting: Desk) -> None:
+    """Airflow forgets one that comes within seconds of the question, if it takes the task for dead: seen."""
+    freeze(cutting, RUN)
+    insert(cutting.ledger, state=CutoverState.WAITING, plan_digest="d" * 64)
+    cutting.airflow.asking = {"approve"}
+    cutting.post(f"{PATH}/{RUN.dag_run_id}/approval", answer="approve")
+    with cutting.ledger.read() as tx:
+        kept = cutovers.newest_approval(tx, RUN_KIND, run_subject(RUN), "d" * 64)
+    assert kept is not None
+    assert (kept.answer, kept.answered_by) == ("approve", "ana")
+
+
 def test_of_four_eyes_two_are_the_requester_s(cutting: Desk) -> None:
     cutting.specs.text = cutting.specs.text.replace("approval: required", "approval: four_eyes")
     freeze(cutting, RUN)

@@ -97,21 +97,21 @@ class PlanCutoverOperator(WaveRunOperator):
             self.log.info("%s", line)
 
     def _planner(self, ledger: Ledger, report: PreflightReport, context: Context) -> Planner:
-        """With what AWS says of the target groups. Where they are is asked by the frozen plans alone."""
+        """With what AWS says of the places that steps take. Where they are is asked by the frozen plans alone."""
         from wavelift.services.cutover.plan import Planner, frozen_plans
         from wavelift.services.cutover.step_kinds import plan_of, prepared_of
-        from wavelift.services.dataplane.cutover_facts import groups_of, look_at_groups
+        from wavelift.services.dataplane.cutover_facts import look_at
 
         _, plans = frozen_plans(ledger, report, self.server_context(context))
-        groups: dict[str, str | None] = {}
-        for plan in plans.values():
-            new = [arn for arn in groups_of([plan]) if arn not in groups]
-            groups |= look_at_groups(self.aws_of(plan.target), new) if new else {}
+        places = {
+            task.name: look_at(self.aws_of(plans[task.name].target), plans[task.name], task.facts.ip_addresses)
+            for task in report.servers
+        }
 
         def prepared(plan: ServerPlan) -> Any:
             return prepared_of(plan)
 
-        return Planner(steps=plan_of, prepared=prepared, groups=groups)
+        return Planner(steps=plan_of, prepared=prepared, places=places)
 
 
 class ApproveCutoverOperator(ApproveOperator):

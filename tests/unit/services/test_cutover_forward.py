@@ -21,6 +21,7 @@ from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, cutovers, jobs
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.rules.cutover import PRESYNC_PREFIX, CutoverState, StepState
+from wavelift.rules.cutover_places import Places, RecordPlace
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.services.common.admit import RunRequest
@@ -370,7 +371,8 @@ def test_a_window_that_is_too_short_is_an_error_of_the_plan(world: Cutovers, clo
 
 
 def test_a_ttl_that_was_lowered_too_late_says_when_caches_have_the_new_one(world: Cutovers, clock: HandClock) -> None:
-    ttl = Step("ttl Z1 app01", kind="ttl", spec={"records": [{"name": "app01"}]})
+    record = {"name": "app01", "type": "A", "set_identifier": ""}
+    ttl = Step("ttl Z1 app01", kind="ttl", spec={"zone": "Z1", "ttl": 60, "records": [record]})
     admitted = world.admit(mode="plan")
     before = world.plan(admitted, prepared=lambda plan: [ttl])
     assert "cutover.ttl" in [one.code for one in before.servers[0].findings]
@@ -387,6 +389,30 @@ def test_a_ttl_that_was_lowered_too_late_says_when_caches_have_the_new_one(world
     assert "cutover.ttl_late" not in [
         one.code for one in world.plan(admitted, prepared=lambda plan: [ttl]).servers[0].findings
     ]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(None, False), (60, False), (61, True), (3600, True)])
+def test_the_present_ttl_counts_whatever_prepare_did(world: Cutovers, seconds: int | None, told: bool) -> None:
+    """A low one needs no prepare; one that somebody raised again does."""
+    record = {"name": "app01", "type": "A", "set_identifier": ""}
+    ttl = Step("ttl Z1 app01", kind="ttl", spec={"zone": "Z1", "ttl": 60, "records": [record]})
+    shown = {"a": Places(ttls={RecordPlace("Z1", "app01", "A", ""): seconds})}
+    found = world.plan(world.admit(mode="plan"), prepared=lambda plan: [ttl], places=shown)
+    warned = {each.server: "cutover.ttl" in [one.code for one in each.findings] for each in found.servers}
+    assert warned == {"a": told, "b": True}, "of b nothing could be read"
+
+
+@pytest.mark.parametrize("state", [CutoverState.WAITING, CutoverState.MOVING])
+def test_a_place_that_is_taken_keeps_a_server_back_until_it_went(world: Cutovers, state: CutoverState) -> None:
+    """What its own cutover has changed since is in nobody's way when the plan's task is cleared."""
+    admitted = world.admit()
+    if state is CutoverState.MOVING:
+        world.set("a", CutoverState.GOING)
+        world.set("a", state)
+    shown = {"a": Places(elastic_ips={"eipalloc-1": "eni-1 has it"})}
+    planned = world.plan(admitted, places=shown)
+    assert planned.going == (("b",) if state is CutoverState.WAITING else ("a", "b"))
+    assert world.states()["a"] == ("ended" if state is CutoverState.WAITING else "moving")
 
 
 def test_a_plan_that_came_changed_by_xcom_is_refused(world: Cutovers) -> None:

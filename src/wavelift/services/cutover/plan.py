@@ -20,6 +20,7 @@ from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
 from wavelift.ledger.replication_records import LineageRow, ReplicationJob
 from wavelift.rules.cutover import TO_UNDO, CutoverState
+from wavelift.rules.cutover_places import HighTtl, Places, RecordPlace
 from wavelift.rules.cutover_plan import Case, Opening, digest_of_steps, in_the_way
 from wavelift.rules.findings import Findings, server_of, stopped
 from wavelift.rules.forecast import Forecast
@@ -53,12 +54,12 @@ class Planner:
     """How a server's undoable steps are planned, and what AWS said.
 
     :param steps: of the switch. :param prepared: what ``prepare`` does days before.
-    :param groups: ARN of a target group → None, or why no target can become healthy there.
+    :param places: server → what AWS showed of what its steps take.
     """
 
     steps: Callable[[ServerPlan], Sequence[Planned]]
     prepared: Callable[[ServerPlan], Sequence[Planned]]
-    groups: Mapping[str, str | None] = field(default_factory=dict)
+    places: Mapping[str, Places] = field(default_factory=dict)
 
 
 def frozen_plans(ledger: Ledger, report: PreflightReport, ctx: RunContext) -> tuple[WaveRun, dict[str, ServerPlan]]:
@@ -203,9 +204,11 @@ class _Desk:
         assert cutover is not None
         job = jobs.find_standing(self.tx, self.wave, plan.server)
         rows = lineage.rows(self.tx, job.id) if job is not None else ()
-        unlowered, until = self._ttl(plan)
-        other = self.open.get(plan.server)
-        arns = [step.target_group.arn for step in cutover.steps if step.target_group is not None]
+        other, row = self.open.get(plan.server), self.mine.get(plan.server)
+        # What a cutover that went has changed is in nobody's way.
+        asks = other is None and (row is None or row.state is CutoverState.WAITING)
+        places = self.planner.places.get(plan.server, Places()) if asks else Places()
+        unlowered, until = self._ttl(plan, places)
         return Case(
             server=task.name,
             plan=cutover,
@@ -221,18 +224,25 @@ class _Desk:
             tested_run=_tested(trials.newest_result(self.tx, self.wave, plan.server)),
             old_answers_until=until,
             unlowered=unlowered,
-            groups={arn: self.planner.groups.get(arn) for arn in arns},
+            places=places,
             other=f"{other.id} of {other.run} is {other.state}" if other is not None else "",
         )
 
-    def _ttl(self, plan: ServerPlan) -> tuple[list[str], datetime | None]:
-        """Records whose TTL was not lowered, and until when caches may have an old one."""
+    def _ttl(self, plan: ServerPlan, places: Places) -> tuple[list[HighTtl], datetime | None]:
+        """Records whose TTL is too high, and until when caches may have one of before it was lowered."""
         prepared = cutovers.prepared_id(self.wave, plan.server)
         rows = {row.name: row for row in cutovers.steps_of(self.tx, cutovers.PREPARED_KIND, prepared)}
         wanted = [each for each in self.planner.prepared(plan) if each.kind == LowerTtl.kind]
         lowered = {each.name: row for each in wanted if (row := rows.get(each.name)) and row.state in TO_UNDO}
-        unlowered = [record["name"] for each in wanted if each.name not in lowered for record in each.spec["records"]]
-        return unlowered, max((end for row in lowered.values() if (end := _old_until(row))), default=None)
+        high = []
+        for each in wanted:
+            for record in each.spec["records"]:
+                place = RecordPlace(each.spec["zone"], record["name"], record["type"], record["set_identifier"])
+                seconds = places.ttls.get(place)
+                seen = seconds > each.spec["ttl"] if seconds is not None else False
+                if seen or (place not in places.ttls and each.name not in lowered):
+                    high.append(HighTtl(place.words, seconds))
+        return high, max((end for row in lowered.values() if (end := _old_until(row))), default=None)
 
 
 def _old_until(row: StepRow) -> datetime | None:

@@ -23,7 +23,7 @@ from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.spine import Rows, Words, containing, matching, of_run
 from wavelift.ledger.tables_cutover import approval, cutover, cutover_step
 from wavelift.rules.cutover import OPEN, SYNCING, WITHHOLDING, CutoverState, StepState, require_step_way, require_way
-from wavelift.rules.flows import CUTOVER
+from wavelift.rules.flows import CUTOVER, REPLICATE
 
 CUTOVER_KIND: Final = "cutover"
 """Subject of the steps of a cutover; the id is the cutover's."""
@@ -139,6 +139,13 @@ def served_by(tx: Tx, run: DagRun, wave: str) -> frozenset[str]:
     return frozenset(
         each.server for each in found if (run.dag_run_id in each.presync_runs if before else each.run == run)
     )
+
+
+def read_back_by(tx: Tx, run: DagRun, wave: str) -> frozenset[str]:
+    """The replication runs that this DAG run reads back for switched cutovers, whose rows had its id before it was
+    triggered."""
+    found = _rows.all(tx, cutover.c.wave == wave, cutover.c.verify_run == run.dag_run_id)
+    return frozenset(each.run_id for each in found if run.dag_id == REPLICATE.dag_id(wave))
 
 
 def everything_open(tx: Tx, *states: CutoverState) -> tuple[Cutover, ...]:

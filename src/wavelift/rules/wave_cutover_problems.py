@@ -24,14 +24,12 @@ LISTED: Final[Mapping[str, tuple[str, str]]] = {
 class Section:
     """The section of one server, as it applies.
 
-    :param index: of the server. :param own: its own section. :param private_ip: the address that it must have; with
-    ``keep``, which of the source's it keeps.
+    :param index: of the server. :param own: its own section.
     """
 
     index: int
     own: CutoverSettings | None
     plan: CutoverPlan
-    private_ip: str | None
 
     def place(self, field: str) -> Path:
         """Where the effective value is set."""
@@ -40,12 +38,12 @@ class Section:
         return ("cutover", field)
 
 
-def sections(wave: Cutover | None, servers: Collection[tuple[CutoverSettings | None, str | None]]) -> Iterator[Section]:
-    """:param servers: section and ``private_ip`` of each server of the wave, in its order."""
-    for index, (own, private_ip) in enumerate(servers):
+def sections(wave: Cutover | None, servers: Collection[CutoverSettings | None]) -> Iterator[Section]:
+    """:param servers: the section of each server of the wave, in its order."""
+    for index, own in enumerate(servers):
         plan = cutover_plan(wave, own)
         if plan is not None:
-            yield Section(index, own, plan, private_ip)
+            yield Section(index, own, plan)
 
 
 def cutover_problems(wave: Cutover | None, found: Collection[Section]) -> Iterator[Problem]:

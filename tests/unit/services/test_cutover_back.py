@@ -457,6 +457,22 @@ def test_an_instance_that_was_started_while_its_source_came_back_is_stopped_and_
     assert story.world.instance == "stopping"
 
 
+def test_an_instance_that_nobody_noted_and_that_comes_late_is_stopped_and_told(story: Story) -> None:
+    """The launch was under way when its task was killed: EC2 shows the instance only after the look."""
+    story.reserve()
+    story.stop_source()
+    while story.undone is None:
+        story.undo()
+    story.start_sources()
+    story.world.card = FENCED  # so that the world does not call it a twin
+    story.world.instance = "running"
+    assert not story.known.instance_id
+    with pytest.raises(PermanentError, match="was started while its source came back"):
+        story.reverted()
+    assert story.alerts() == ["both_run"]
+    assert story.world.instance == "stopping"
+
+
 def test_a_source_that_did_not_start_is_no_success(story: Story) -> None:
     for name in FORWARD:
         getattr(story, name)()

@@ -7,25 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contexts import HandClock
+from tests.contexts import HandClock, run_context
 from tests.ledgers import fresh_ledger, within
 from tests.unit.rules.conftest import facts, resolved
 
 from wavelift.base.domain import ServerFacts
-from wavelift.base.errors import PermanentError, UnreachableError
+from wavelift.base.errors import DeniedError, PermanentError, UnreachableError
 from wavelift.base.run import DagRun
 from wavelift.ledger import WaveRunState, jobs, replication_runs, waves
 from wavelift.ledger.waves import NewWaveRun
 from wavelift.rules.cutover import CutoverState
+from wavelift.rules.environment import Environment, May
 from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.principals import Principals
 from wavelift.rules.replication import JobState
+from wavelift.services.common.admit import RunRequest
+from wavelift.services.common.authority import Rights
 from wavelift.services.common.report import TaskOutcome
 from wavelift.services.cutover import finalize as ending
 from wavelift.services.cutover import report as reports
 from wavelift.services.cutover.finalize import FinalizedServer, finalize
 from wavelift.services.cutover.report import CutoverReport, EndedCutover, ToTrigger, finish, reverts
 from wavelift.services.cutover.steps import Waits
+from wavelift.services.replication import admit as replication
 from wavelift.services.replication.report import Ended, ServerEnd
+from wavelift.specs import Granting
 
 from .test_cutover_forward import Cutovers
 
@@ -122,6 +128,36 @@ def test_a_switched_server_is_a_success_and_is_read_back_once(world: Cutovers) -
     assert seen == [asked.run.dag_run_id], "its id is in the ledger before it is triggered"
     report(world, start=start)
     assert started[1] == asked, "a report that is cleared starts no second run"
+
+
+def test_whoever_may_only_cut_over_has_it_read_back_and_nothing_else(world: Cutovers) -> None:
+    """The run inherits who asked for the cutover: refused, nothing could ever be finalized."""
+    found = within(world.ledger.read(), replication_runs.list_runs)
+    ran = {run.server: run for run in found.items}
+    freeze(world, "erp.replicate", ran["a"].dag_run_id, "replicate")
+    switched(world, "a", "b")
+    for server in ("a", "b"):
+        world.set(server, CutoverState.SWITCHED, run_id=ran[server].id)
+    started: list[ToTrigger] = []
+    report(world, start=started.append)
+    may = May(cut_over=("user:cut",))
+    rights = Rights(lambda name: Granting(Environment.model_construct(environment=name, may=may), Principals()))
+
+    def reads(id: str, **conf: Any) -> Any:
+        ctx = run_context(DagRun("erp.replicate", id), requester="cut", clock=world.clock)
+        request = RunRequest("erp", {"mode": "verify", **conf})
+        return replication.admit(world.ledger, request, world.wave, ctx, rights=rights)
+
+    (asked,) = started
+    admitted = reads(asked.run.dag_run_id, runs=asked.conf["runs"])
+    assert sorted(each.run for each in admitted.recorded) == sorted(each.id for each in ran.values())
+    refused: list[tuple[str, Any]] = [
+        ("verify__mine", asked.conf["runs"]),
+        (asked.run.dag_run_id, [*asked.conf["runs"], "run-other"]),
+    ]
+    for id, runs in refused:
+        with pytest.raises(DeniedError, match="'cut' may not migrate"):
+            reads(id, runs=runs)
 
 
 def test_a_server_that_is_switched_later_is_read_back_by_a_run_of_its_own(world: Cutovers) -> None:

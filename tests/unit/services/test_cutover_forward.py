@@ -194,6 +194,21 @@ def test_a_cleared_run_begins_again_unless_another_has_the_server(world: Cutover
         world.admit()
 
 
+def test_an_approval_does_not_outlive_the_cutover_that_it_was_given_for(world: Cutovers, clock: HandClock) -> None:
+    """Cancelled, then cleared, with its approval marked a success: nobody has said yes to this one."""
+    planned = world.plan(world.admit())
+    world.approve(planned, valid=24 * HOUR)
+    for server in ("a", "b"):
+        world.set(server, CutoverState.ENDED)
+    clock.sleep(60)
+    again = world.plan(world.admit())
+    assert again.digest != planned.digest
+    with pytest.raises(NotApprovedError, match="Nobody has approved this plan"):
+        world.go()
+    world.approve(again)
+    assert world.go().servers == ("a", "b")
+
+
 def test_a_reservation_is_taken_by_its_run_and_lapses_for_another(world: Cutovers, clock: HandClock) -> None:
     world.admit(servers=["a"])
     reserved = world.rows()["a"]

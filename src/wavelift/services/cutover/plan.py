@@ -186,13 +186,22 @@ class _Desk:
         )
 
     def told(self, planned: PlannedServer) -> dict[str, Any]:
-        """What the digest is made of: all that the frozen plan says, the VM, and each step with its undo."""
+        """What the digest is made of: all that the frozen plan says, the VM, each step with its undo, and when it was
+        asked for."""
         plan, task = self.plans[planned.server], self.tasks[planned.server]
         network = [
             {"name": each.name, "kind": each.kind, "spec": each.spec, "words": each.words, "undo": each.undo_words}
             for each in self.planner.steps(plan)
         ]
-        return {"plan": plan.dump(), "vm": task.facts.instance_uuid, "path": task.facts.path, "network": network}
+        row = self.mine.get(planned.server)
+        return {
+            "plan": plan.dump(),
+            "vm": task.facts.instance_uuid,
+            "path": task.facts.path,
+            "network": network,
+            # An approval of a cutover that ended, and whose run was cleared, is none of this one.
+            "asked": row.requested_at.isoformat() if row is not None else None,
+        }
 
     def _preflight(self, name: str) -> list[Finding]:
         """What pre-flight says of this server, or of all; not what it only mentions."""

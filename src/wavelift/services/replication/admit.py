@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from wavelift.base.domain import Refusal
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, ReplicationJob, Tx
+from wavelift.ledger import Ledger, ReplicationJob, Tx, cutovers
 from wavelift.ledger.events import Subject
 from wavelift.ledger.replication_runs import dag_runs_of
 from wavelift.rules.authority import Action, priority_action
@@ -39,14 +39,16 @@ def admit(
     wave = ResolvedWave.load(known) if known else load(request.wave)
     environment = wave.environment.environment
     presyncs = conf.mode == "replicate" and is_presync(ctx.run)
-    if presyncs:
+    # What a cutover starts has the right of whoever asked for that: they may not migrate, perhaps.
+    of_cutover = presyncs or _reads_back(ledger, request.wave, conf, ctx)
+    if of_cutover:
         require_run(ledger, environment, Action.CUT_OVER, ctx, rights=rights)
     elif conf.mode != "replicate" or not request.scheduled_for:
         require_run(ledger, environment, priority_action(conf.priority), ctx, rights=rights)
     if conf.mode != "replicate":
         with ledger.read() as tx:
             ran = dag_runs_of(tx, jobs=conf.jobs or (), ids=conf.runs or ())
-        require_where(ledger, ran, Action.MIGRATE, ctx, rights=rights)
+        require_where(ledger, ran, Action.CUT_OVER if of_cutover else Action.MIGRATE, ctx, rights=rights)
         admitted = AdmittedRuns(
             wave=wave.model_copy(update={"servers": ()}),
             dag_id=ctx.run.dag_id,
@@ -82,6 +84,14 @@ def admit(
         finished=tuple(each.server for each in found.finished),
         warnings=tuple(_warning(each) for each in warn_terms(ledger, request.wave, clock=ctx.clock)),
     )
+
+
+def _reads_back(ledger: Ledger, wave: str, conf: ReplicateConf, ctx: RunContext) -> bool:
+    """Whether the run only reads back what cutovers recorded that name this very run."""
+    if conf.mode != "verify" or conf.jobs or not conf.runs:
+        return False
+    with ledger.read() as tx:
+        return cutovers.read_back_by(tx, ctx.run, wave).issuperset(conf.runs)
 
 
 def _denies(bench: Bench, ctx: RunContext) -> Denies:

@@ -126,6 +126,8 @@ _NOT_MADE: Final = (CutoverState.RESERVED, CutoverState.EXPIRED)
 def conf_of(body: CutoverBody) -> CutoverConf:
     """What the run is triggered with."""
     given: dict[str, Any] = body.model_dump(exclude={"request_id", "window_start", "window_end"}, exclude_unset=True)
+    if not body.undo:  # other modes do not know the key
+        given.pop("undo", None)
     for name in ("window_start", "window_end"):
         instant: datetime | None = getattr(body, name)
         if instant is not None:

@@ -98,6 +98,7 @@ class Case:
         record moves. :param unlowered: records whose TTL is too high.
     :param places: what AWS shows of what the steps take.
     :param other: another open cutover of the server, in words; empty: none.
+    :param asleep: DAGs that watch open cutovers, and do not run.
     """
 
     server: str
@@ -116,6 +117,7 @@ class Case:
     unlowered: Sequence[HighTtl] = ()
     places: Places = field(default_factory=Places)
     other: str = ""
+    asleep: Sequence[str] = ()
 
 
 def in_the_way(case: Case) -> list[Finding]:
@@ -125,6 +127,7 @@ def in_the_way(case: Case) -> list[Finding]:
     _of_test(case, found)
     _of_network(case, found)
     _of_time(case, found)
+    _of_watch(case, found)
     return found.all
 
 
@@ -222,6 +225,25 @@ def _of_time(case: Case, found: Findings) -> None:
             f"its downtime may be {human_seconds(p90)} (P90), and the window ends at {utc_minute(case.opening.end)}",
             why="its source is not stopped if the cutover may end outside the window",
             do="Give a longer window",
+        )
+    elif case.opening.ends_before(case.now, p90 + case.forecast.before_s):
+        assert case.opening.end is not None
+        found.warning(
+            "cutover.window_short",
+            f"the runs before its cutover may take {human_seconds(case.forecast.before_s)}, then its downtime "
+            f"{human_seconds(p90)} (P90), and the window ends at {utc_minute(case.opening.end)}",
+            why="those runs are made inside the window, and its source is not stopped if too little is left after them",
+            do="Give a longer window, or trigger a replication run shortly before it",
+        )
+
+
+def _of_watch(case: Case, found: Findings) -> None:
+    for dag_id in case.asleep:
+        found.warning(
+            "cutover.watch_asleep",
+            f"the DAG {dag_id} is paused, or Airflow does not have it",
+            why="nobody notices a source that is on again, or a server that nobody serves",
+            do=f"Unpause {dag_id}",
         )
 
 

@@ -102,9 +102,13 @@ class Forecast(Message):
     """Earlier cutovers that it is made of."""
     basis: str
     """The same for people."""
+    before_s: float = 0.0
+    """How long the runs before the cutover may take that are still to come. The source serves meanwhile."""
 
     def words(self) -> str:
+        before = f"after runs before it of {human_seconds(self.before_s)}, " if self.before_s else ""
         return (
+            f"{before}"
             f"reachable after {human_seconds(self.reachable_p50_s)} (P90 {human_seconds(self.reachable_p90_s)}), at "
             f"full speed after {human_seconds(self.full_speed_p50_s)} (P90 {human_seconds(self.full_speed_p90_s)}); "
             f"{self.basis}"

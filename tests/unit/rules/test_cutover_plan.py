@@ -33,6 +33,7 @@ FORECAST = Forecast(
     reachable_p50_s=300, reachable_p90_s=600, full_speed_p50_s=900, full_speed_p90_s=1200, runs=3, cutovers=1, basis=""
 )
 RECORD = RecordPlace("Z1", "app01.corp.example", "A", "")
+LATER = FORECAST.model_copy(update={"before_s": 7000.0})
 FINE = Case(
     server="web01",
     plan=CutoverPlan(),
@@ -74,6 +75,8 @@ def test_nothing_is_in_the_way_of_a_server_that_was_tested_and_replicated() -> N
         ({"plan": CutoverPlan(checks=(Check(kind="ssm", command="true"),))}, "cutover.no_profile", Severity.ERROR),
         ({"plan": CutoverPlan(downtime_minutes=5)}, "cutover.downtime", Severity.WARNING),
         ({"opening": Opening(NOW, NOW + timedelta(minutes=9))}, "cutover.window", Severity.ERROR),
+        ({"opening": Opening(NOW, NOW + 2 * HOUR), "forecast": LATER}, "cutover.window_short", Severity.WARNING),
+        ({"asleep": ["cutover_upkeep"]}, "cutover.watch_asleep", Severity.WARNING),
         ({"opening": Opening(NOW + 25 * HOUR)}, "cutover.approval_short", Severity.WARNING),
     ],
 )

@@ -385,6 +385,36 @@ def test_a_window_that_is_too_short_is_an_error_of_the_plan(world: Cutovers, clo
     assert [one.code for one in planned.servers[0].findings if one.severity == "error"] == ["cutover.window"]
 
 
+def test_the_runs_before_a_cutover_count_in_its_window(world: Cutovers, clock: HandClock) -> None:
+    forecast = world.plan(world.admit(mode="plan")).servers[0].forecast
+    assert forecast is not None
+    assert forecast.before_s > 0
+    assert "after runs before it of" in forecast.words()
+    end = clock.now() + timedelta(seconds=forecast.reachable_p90_s + forecast.before_s / 2)
+    planned = world.plan(world.admit("r2", mode="plan", window_end=end.isoformat()))
+    assert planned.going == ("a", "b")
+    assert "cutover.window_short" in [one.code for one in planned.servers[0].findings]
+
+
+def test_the_plan_of_mode_prepare_tells_what_that_does(world: Cutovers) -> None:
+    ttl = Step(
+        "ttl Z1 app01", kind="ttl", words="Lower the TTL of app01 to 60 s", spec={"records": [{"name": "app01"}]}
+    )
+    admitted = world.admit(mode="prepare")
+    planned = world.plan(admitted, prepared=lambda task: [ttl] if task.name == "a" else [])
+    assert [[step.name for step in each.steps] for each in planned.servers] == [["ttl Z1 app01"], []]
+    lines = "\n".join(planned.lines())
+    assert "1. Lower the TTL of app01 to 60 s" in lines
+    assert "nothing to prepare" in lines
+    assert "Shut the guest down" not in lines
+
+
+def test_a_watch_that_does_not_run_is_told(world: Cutovers) -> None:
+    planned = world.plan(world.admit(mode="plan"), asleep={"cutover_upkeep", "cutover_watch.elsewhere"})
+    told = [one.what for one in planned.servers[0].findings if one.code == "cutover.watch_asleep"]
+    assert told == ["the DAG cutover_upkeep is paused, or Airflow does not have it"]
+
+
 def test_a_ttl_that_was_lowered_too_late_says_when_caches_have_the_new_one(world: Cutovers, clock: HandClock) -> None:
     record = {"name": "app01", "type": "A", "set_identifier": ""}
     ttl = Step("ttl Z1 app01", kind="ttl", spec={"zone": "Z1", "ttl": 60, "records": [record]})

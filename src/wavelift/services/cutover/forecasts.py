@@ -57,7 +57,9 @@ def forecast_of(
         return present, True
     cycle = quantile([one.sync_s + (one.image_s or 0) for one in runs], P90) if runs else FIRST_CYCLE_S
     since = cycle if subject.since_s is None else min(subject.since_s, cycle)
-    return forecast(replace(subject, since_s=since), runs, times), True
+    found = forecast(replace(subject, since_s=since), runs, times)
+    fits = limit is not None and found.reachable_p90_s <= limit * 60
+    return found.model_copy(update={"before_s": cycle if fits else 2 * cycle}), True  # the second one is made if not
 
 
 def disks_of(facts: ServerFacts) -> list[int]:

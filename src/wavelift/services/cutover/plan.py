@@ -6,7 +6,7 @@ something in its way that no approval can cure is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -19,6 +19,8 @@ from wavelift.ledger.cutover_records import Cutover, StepRow, TestInstance
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
 from wavelift.ledger.replication_records import LineageRow, ReplicationJob
+from wavelift.rules.conf import CutoverMode
+from wavelift.rules.connectors import UPKEEP_DAG, WATCH_DAG, dag_id_of
 from wavelift.rules.cutover import TO_UNDO, CutoverState
 from wavelift.rules.cutover_places import HighTtl, Places, RecordPlace
 from wavelift.rules.cutover_plan import Case, Opening, digest_of_steps, in_the_way
@@ -55,11 +57,18 @@ class Planner:
 
     :param steps: of the switch. :param prepared: what ``prepare`` does days before.
     :param places: server → what AWS showed of what its steps take.
+    :param asleep: DAGs of :func:`watching` that are paused, or that Airflow does not have.
     """
 
     steps: Callable[[ServerPlan], Sequence[Planned]]
-    prepared: Callable[[ServerPlan], Sequence[Planned]]
+    prepared: Callable[[ServerTask], Sequence[Planned]]
     places: Mapping[str, Places] = field(default_factory=dict)
+    asleep: Collection[str] = ()
+
+
+def watching(connector: str) -> tuple[str, str]:
+    """The DAGs that watch over open cutovers of a connector's servers."""
+    return dag_id_of(WATCH_DAG, connector), UPKEEP_DAG
 
 
 def frozen_plans(ledger: Ledger, report: PreflightReport, ctx: RunContext) -> tuple[WaveRun, dict[str, ServerPlan]]:
@@ -85,7 +94,7 @@ def make_plan(
             first = next(iter(mine.values()), None)
             opening = Opening(first.window_start, first.window_end) if first is not None else Opening()
         names = list(mine) if run.mode == "cutover" else admitted.servers
-        desk = _Desk(tx, run.wave, report, plans, planner, opening, mine, ctx)
+        desk = _Desk(tx, run.wave, report, plans, planner, opening, mine, admitted.mode, ctx)
         servers = sorted((desk.planned(name) for name in names), key=lambda one: (one.tier_index, one.server))
         told = [desk.told(each) for each in servers if each.goes]
         # A person approves a window, too: another one is another plan.
@@ -153,10 +162,11 @@ class _Desk:
         planner: Planner,
         opening: Opening,
         mine: Mapping[str, Cutover],
+        mode: CutoverMode,
         ctx: RunContext,
     ) -> None:
         self.tx, self.wave, self.report, self.plans, self.planner = tx, wave, report, plans, planner
-        self.opening, self.mine = opening, mine
+        self.opening, self.mine, self.mode = opening, mine, mode
         self.now = ctx.clock.now()
         self.tasks = {task.name: task for task in report.servers}
         self.open = {each.server: each for each in cutovers.open_of(tx, wave) if each.run != ctx.run}
@@ -170,16 +180,17 @@ class _Desk:
         assert cutover is not None  # admission chose only such entries
         forecast, _ = forecast_of(self.tx, plan, disks_of(task.facts), now=self.now)
         findings = (*self._preflight(name), *in_the_way(self._case(task, plan, forecast)))
+        prepares = self.mode == "prepare"
         steps = [
             PlannedStep(name=each.name, words=each.words, undo_words=each.undo_words)
-            for each in self.planner.steps(plan)
+            for each in (self.planner.prepared(task) if prepares else self.planner.steps(plan))
         ]
         return PlannedServer(
             server=name,
             cutover=id,
             tier=cutover.tier,
             tier_index=cutover.tier_index,
-            steps=(*chain_of(plan), *steps),
+            steps=tuple(steps) if prepares else (*chain_of(plan), *steps),
             forecast=forecast,
             findings=findings,
             goes=not stopped(findings, name),
@@ -217,7 +228,7 @@ class _Desk:
         # What a cutover that went has changed is in nobody's way.
         asks = other is None and (row is None or row.state is CutoverState.WAITING)
         places = self.planner.places.get(plan.server, Places()) if asks else Places()
-        unlowered, until = self._ttl(plan, places)
+        unlowered, until = self._ttl(task, places)
         return Case(
             server=task.name,
             plan=cutover,
@@ -235,13 +246,14 @@ class _Desk:
             unlowered=unlowered,
             places=places,
             other=f"{other.id} of {other.run} is {other.state}" if other is not None else "",
+            asleep=[id for id in watching(plan.connector) if id in self.planner.asleep],
         )
 
-    def _ttl(self, plan: ServerPlan, places: Places) -> tuple[list[HighTtl], datetime | None]:
+    def _ttl(self, task: ServerTask, places: Places) -> tuple[list[HighTtl], datetime | None]:
         """Records whose TTL is too high, and until when caches may have one of before it was lowered."""
-        prepared = cutovers.prepared_id(self.wave, plan.server)
+        prepared = cutovers.prepared_id(self.wave, task.name)
         rows = {row.name: row for row in cutovers.steps_of(self.tx, cutovers.PREPARED_KIND, prepared)}
-        wanted = [each for each in self.planner.prepared(plan) if each.kind == LowerTtl.kind]
+        wanted = [each for each in self.planner.prepared(task) if each.kind == LowerTtl.kind]
         lowered = {each.name: row for each in wanted if (row := rows.get(each.name)) and row.state in TO_UNDO}
         high = []
         for each in wanted:

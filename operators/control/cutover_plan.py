@@ -113,21 +113,21 @@ class PlanCutoverOperator(WaveRunOperator):
             self.log.info("%s", line)
 
     def _planner(self, ledger: Ledger, report: PreflightReport, context: Context) -> Planner:
-        """With what AWS says of the target groups. Where they are is asked by the frozen plans alone."""
+        """With what AWS says of the places that steps take. Where they are is asked by the frozen plans alone."""
         from wavelift.services.cutover.plan import Planner, frozen_plans, watching
         from wavelift.services.cutover.prepare import planned_back, planned_for
         from wavelift.services.cutover.step_kinds import plan_of
-        from wavelift.services.dataplane.cutover_facts import groups_of, look_at_groups
+        from wavelift.services.dataplane.cutover_facts import look_at
 
         _, plans = frozen_plans(ledger, report, self.server_context(context))
-        groups: dict[str, str | None] = {}
-        for plan in plans.values():
-            new = [arn for arn in groups_of([plan]) if arn not in groups]
-            groups |= look_at_groups(self.aws_of(plan.target), new) if new else {}
+        places = {
+            task.name: look_at(self.aws_of(plans[task.name].target), plans[task.name], task.facts.ip_addresses)
+            for task in report.servers
+        }
         watches = {id for plan in plans.values() for id in watching(plan.connector)}
         prepared = planned_back if conf_of(context).get("undo") else planned_for
         asleep = {id for id in watches if is_asleep(context, id)}
-        return Planner(steps=plan_of, prepared=prepared, groups=groups, asleep=asleep)
+        return Planner(steps=plan_of, prepared=prepared, places=places, asleep=asleep)
 
 
 def page_of(lines: Sequence[str]) -> str:

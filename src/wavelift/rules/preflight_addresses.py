@@ -25,9 +25,11 @@ def check_address(plan: ServerPlan, subnet: Subnet, network: Network, found: Fin
     if problem := address_problem(address, subnet):
         found.error(
             "network.address",
-            f"private_ip {address} {problem}",
+            f"{_called(plan)} {problem}",
             why="the instance could not get this address",
-            do="Choose another address of the subnet, or leave private_ip out",
+            do="Choose a subnet that has it, or set 'address: new'"
+            if _keeps(plan)
+            else "Choose another address of the subnet, or leave private_ip out",
             row="AMP-01",
         )
     elif holder := network.taken.get((plan.subnet, address)):
@@ -36,7 +38,7 @@ def check_address(plan: ServerPlan, subnet: Subnet, network: Network, found: Fin
     elif network.addresses_unknown:
         found.warning(
             "network.address_unknown",
-            f"whether private_ip {address} is free can't be checked: {network.addresses_unknown}",
+            f"whether {_called(plan)} is free can't be checked: {network.addresses_unknown}",
             why="an address in use would be noticed only at launch",
             do="Allow ec2:DescribeNetworkInterfaces to the identity ('wavelift iam show'), or check it yourself",
             row="AMP-01",
@@ -53,12 +55,22 @@ def is_prepared(plan: ServerPlan, network: Network) -> bool:
     return waits and (plan.cuts_over or plan.launch != "running")
 
 
+def _keeps(plan: ServerPlan) -> bool:
+    return plan.cuts_over and plan.cutover is not None and plan.cutover.address == "keep"
+
+
+def _called(plan: ServerPlan) -> str:
+    return f"{'the address of its source,' if _keeps(plan) else 'private_ip'} {plan.private_ip}"
+
+
 def _is_own(plan: ServerPlan, holder: Holder) -> bool:
     return (holder.tags.get(TAG_WAVE), holder.tags.get(TAG_SERVER)) == (plan.wave, plan.server)
 
 
 def _taken(plan: ServerPlan, holder: Holder, found: Findings) -> None:
     do = "Choose a free address of the subnet, release this one, or leave private_ip out"
+    if _keeps(plan):
+        do = "Release it, or set 'address: new'"
     if plan.cutover is not None and _is_own(plan, holder) and holder.attached:
         do = (
             "It is an instance of this server that was launched before, such as that of a cutover that was reverted: "
@@ -69,7 +81,7 @@ def _taken(plan: ServerPlan, holder: Holder, found: Findings) -> None:
     note = found.error if plan.launch == "running" else found.warning
     note(
         "network.address_taken",
-        f"private_ip {plan.private_ip} is in use in {plan.subnet}: {holder.words} has it",
+        f"{_called(plan)} is in use in {plan.subnet}: {holder.words} has it",
         why="EC2 would refuse the launch, and only after the transfer and the import",
         do=do,
         row="AMP-01",

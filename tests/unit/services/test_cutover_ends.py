@@ -386,7 +386,8 @@ def test_the_way_back_stays_if_it_fails_before_anything_is_given_up(
     with monkeypatch.context() as patch:
         if breaks == "ttl":
             patch.setattr(ending, "go_back", fail)
-        (found,) = give_up(world, "a", **({"backup": fail} if breaks == "backup" else {}))
+        more: Any = {"backup": fail} if breaks == "backup" else {}
+        (found,) = give_up(world, "a", **more)
     assert "CreateImage is refused" in found.error
     assert (world.states()["a"], outside) == ("switched", [])
     world.set("a", CutoverState.REVERTING)

@@ -162,8 +162,8 @@ def _stay(ledger: Ledger, known: Cutover, error: PermanentError, ctx: RunContext
     """Its TTL could not be restored: nothing is given up yet, and it may be reverted as before."""
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         now = cutovers.get(tx, known.id, lock=True)
-        columns = {"state": CutoverState.SWITCHED, "phase": "the way back stays", "error": str(error)}
-        cutovers.apply(tx, now, "finalize_failed", at=ctx.clock.now(), by=ctx.requester, **columns)
+        at, state, phase = ctx.clock.now(), CutoverState.SWITCHED, "the way back stays"
+        cutovers.apply(tx, now, "finalize_failed", at=at, by=ctx.requester, state=state, phase=phase, error=str(error))
 
 
 def _end_job(ledger: Ledger, access: Access, known: Cutover, plan: ServerPlan, ctx: RunContext) -> str:

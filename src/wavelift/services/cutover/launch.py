@@ -151,7 +151,8 @@ def _address(plan: ServerPlan, known: Cutover) -> str:
 
 
 def _prepared_interface(ledger: Ledger, access: AwsAccess, known: Cutover, subnet: str, address: str) -> str:
-    """The network interface that ``prepare`` made for this server and address; empty: none.
+    """The network interface that ``prepare`` made for this address of the server; empty: none. One of another address
+    or subnet, for which an older file asked, is not what was approved.
 
     :raises PermanentError: it was made, and is gone.
     """

@@ -22,6 +22,7 @@ from wavelift.ledger.replication_records import LineageRow, ReplicationJob
 from wavelift.rules.conf import CutoverMode
 from wavelift.rules.connectors import UPKEEP_DAG, WATCH_DAG, dag_id_of
 from wavelift.rules.cutover import TO_UNDO, CutoverState, kept_address
+from wavelift.rules.cutover_places import HighTtl, Places, RecordPlace
 from wavelift.rules.cutover_plan import Case, Opening, digest_of_steps, in_the_way
 from wavelift.rules.findings import Findings, server_of, stopped
 from wavelift.rules.forecast import Forecast
@@ -55,13 +56,13 @@ class Planner:
     """How a server's undoable steps are planned, and what AWS said.
 
     :param steps: of the switch. :param prepared: what ``prepare`` does days before.
-    :param groups: ARN of a target group → None, or why no target can become healthy there.
+    :param places: server → what AWS showed of what its steps take.
     :param asleep: DAGs of :func:`watching` that are paused, or that Airflow does not have.
     """
 
     steps: Callable[[ServerPlan], Sequence[Planned]]
     prepared: Callable[[ServerTask], Sequence[Planned]]
-    groups: Mapping[str, str | None] = field(default_factory=dict)
+    places: Mapping[str, Places] = field(default_factory=dict)
     asleep: Collection[str] = ()
 
 
@@ -223,9 +224,11 @@ class _Desk:
         assert cutover is not None
         job = jobs.find_standing(self.tx, self.wave, plan.server)
         rows = lineage.rows(self.tx, job.id) if job is not None else ()
-        unlowered, until = self._ttl(task)
-        other = self.open.get(plan.server)
-        arns = [step.target_group.arn for step in cutover.steps if step.target_group is not None]
+        other, row = self.open.get(plan.server), self.mine.get(plan.server)
+        # What a cutover that went has changed is in nobody's way.
+        asks = other is None and (row is None or row.state is CutoverState.WAITING)
+        places = self.planner.places.get(plan.server, Places()) if asks else Places()
+        unlowered, until = self._ttl(task, places)
         return Case(
             server=task.name,
             plan=cutover,
@@ -241,31 +244,26 @@ class _Desk:
             tested_run=_tested(trials.newest_result(self.tx, self.wave, plan.server)),
             old_answers_until=until,
             unlowered=unlowered,
-            groups={arn: self.planner.groups.get(arn) for arn in arns},
-            address=_unclear_address(task, plan),
+            places=places,
             other=f"{other.id} of {other.run} is {other.state}" if other is not None else "",
             asleep=[id for id in watching(plan.connector) if id in self.planner.asleep],
         )
 
-    def _ttl(self, task: ServerTask) -> tuple[list[str], datetime | None]:
-        """Records whose TTL was not lowered, and until when caches may have an old one."""
+    def _ttl(self, task: ServerTask, places: Places) -> tuple[list[HighTtl], datetime | None]:
+        """Records whose TTL is too high, and until when caches may have one of before it was lowered."""
         prepared = cutovers.prepared_id(self.wave, task.name)
         rows = {row.name: row for row in cutovers.steps_of(self.tx, cutovers.PREPARED_KIND, prepared)}
         wanted = [each for each in self.planner.prepared(task) if each.kind == LowerTtl.kind]
         lowered = {each.name: row for each in wanted if (row := rows.get(each.name)) and row.state in TO_UNDO}
-        unlowered = [record["name"] for each in wanted if each.name not in lowered for record in each.spec["records"]]
-        return unlowered, max((end for row in lowered.values() if (end := _old_until(row))), default=None)
-
-
-def _unclear_address(task: ServerTask, plan: ServerPlan) -> str:
-    """Why the address that the instance keeps is not known; empty: it is, or none is kept."""
-    if plan.cutover is None or plan.cutover.address != "keep":
-        return ""
-    try:
-        kept_address(plan.private_ip, task.facts.ip_addresses, server=task.name)
-    except PermanentError as error:
-        return error.what
-    return ""
+        high = []
+        for each in wanted:
+            for record in each.spec["records"]:
+                place = RecordPlace(each.spec["zone"], record["name"], record["type"], record["set_identifier"])
+                seconds = places.ttls.get(place)
+                seen = seconds > each.spec["ttl"] if seconds is not None else False
+                if seen or (place not in places.ttls and each.name not in lowered):
+                    high.append(HighTtl(place.words, seconds))
+        return high, max((end for row in lowered.values() if (end := _old_until(row))), default=None)
 
 
 def _old_until(row: StepRow) -> datetime | None:

@@ -21,7 +21,7 @@ from wavelift.ledger.records import WaveRun
 from wavelift.ledger.replication_records import LineageRow, ReplicationJob
 from wavelift.rules.conf import CutoverMode
 from wavelift.rules.connectors import UPKEEP_DAG, WATCH_DAG, dag_id_of
-from wavelift.rules.cutover import TO_UNDO, CutoverState, kept_address
+from wavelift.rules.cutover import TO_UNDO, CutoverState
 from wavelift.rules.cutover_places import HighTtl, Places, RecordPlace
 from wavelift.rules.cutover_plan import Case, Opening, digest_of_steps, in_the_way
 from wavelift.rules.findings import Findings, server_of, stopped

@@ -35,7 +35,7 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
     asks the ledger and the environment's files whether the answer counts. If not, that is an event in the audit trail,
     and the question stands for the rest of the time. The approval itself is a row of the ledger, which a later task
     must read: a task that somebody marked a success has approved nothing. If the plan was made anew since the person
-    was asked, the answer does not count, and it is asked again. A rejection, or no answer in time, fails the task without
+    was asked, the answer does not count: it is asked again. A rejection, or no answer in time, fails the task without
     another try, since a retry would ask again. An approval whose ledger was away is kept and tried again.
 
     :param question: a :class:`~wavelift.rules.approval.Question` as a dict; none where :meth:`asked` is overridden.

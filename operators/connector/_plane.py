@@ -47,6 +47,8 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
     needs_grant: ClassVar[Literal["look", "move", "stop", "nothing"]]
     """``nothing``: it only reads an inventory, or cleans up. Cleaning up is never refused."""
     grant_action: Work = "migrate"
+    grant_issuer: ClassVar[str] = ""
+    """The task of the run that issues it. Empty: ``admit`` of a look, else the server's ``reserve``."""
     _grant: Grant | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -89,6 +91,7 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
             keys=config.grant_keys_folder(),
             serves=config.connector_names(),
             now=SystemClock().now(),
+            issuer=self.grant_issuer,
         )
         return self._grant
 

@@ -52,6 +52,7 @@ WAVES: Final[dict[str, WaveOf]] = {
     "edited": WaveOf((Vm("edited-a", (4,)),)),
     "shifted": WaveOf((Vm("shifted-a", (4,), ip="10.20.1.77"),), {**DAILY, "environment": "net"}),
     "finished": WaveOf((Vm("finished-a", (4,), ip="10.20.1.88"),), {**DAILY, "environment": "net"}),
+    "seen": WaveOf((Vm("seen-a", (4,)),), {**DAILY, "environment": "net"}),
     "failing": WaveOf(
         (Vm("failing-a", (4,), entry={"cutover": {"checks": [DEAF]}}), Vm("failing-b", (4,))),
         {**DAILY, "environment": "net"},
@@ -64,6 +65,7 @@ TTL: Final = 300
 CUTOVERS: Final[dict[str, dict[str, Any]]] = {
     "shifted": {"downtime_minutes": 10_000},
     "finished": {"address": "keep"},
+    "seen": {"downtime_minutes": 10_000},
     "failing": {"downtime_minutes": 10_000, "approval": "none"},
 }
 """Wave → what its ``cutover:`` section says beside its records."""

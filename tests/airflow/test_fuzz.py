@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from tests import api_fuzz
 from tests.airflow.waves import ROOT
 from tests.postgres import Postgres
+from tests.unit.console.cutting import CUTTABLE, ISOLATION, one_of_each
 from tests.unit.console.test_answers import migrate
-from tests.unit.console.test_replication_routes import ENVIRONMENT, WAVE, import_catalog
+from tests.unit.console.test_replication_routes import ENVIRONMENT, Specs, import_catalog
 
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.cli.local_airflow import START_SECONDS, LocalAirflow, wait_for
@@ -32,6 +33,10 @@ class Served:
         self.airflow, self.ledger = airflow, ledger
         self.tokens: dict[str, str] = {}
         self.ids: dict[str, str] = {}
+        self.specs = Specs()
+
+    def job(self, server: str) -> None:
+        self.airflow.client("op").call("POST", "/wavelift/jobs", {"wave": "erp", "servers": [server]})
 
     def fill(self) -> None:
         for user in ("viewer", "op"):
@@ -46,6 +51,8 @@ class Served:
         run = op.call("POST", "/wavelift/waves/erp/replications", {"servers": ["web01"]})["runs"][0]["id"]
         self.ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migrate(self.ledger).id}
         self.ids |= {"wave": "erp", "name": "hall-a"}
+        made = one_of_each(self)
+        self.ids |= {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
 
     def state(self) -> tuple[Any, int]:
         """All rows of the ledger, and how many DAG runs Airflow has."""
@@ -62,7 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iter
     shutil.copytree(ROOT / "dags", dags, ignore=shutil.ignore_patterns("__pycache__", "*.yaml"))
     granted = ENVIRONMENT.replace("'user:ana'", "'user:op'")
     assert granted != ENVIRONMENT
-    for name, text in (("waves/erp", WAVE), ("environments/lab", granted)):
+    for name, text in (("waves/erp", CUTTABLE), ("environments/lab", granted + ISOLATION)):
         path: Path = dags / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)

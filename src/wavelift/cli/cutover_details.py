@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -144,7 +145,7 @@ def _steps(steps: Sequence[CutoverStep], times: Times) -> Iterator[str]:
         yield f"{place}. {step.name}: {step.state}{at}"
         yield f"   {step.words}"
         yield f"   undo: {step.undo_words}"
-        if step.state in CHANGED:
+        if step.state in CHANGED and (step.before or step.wanted):
             yield f"   before: {_value(step.before)}; wanted: {_value(step.wanted)}"
         if step.waits:
             yield f"   waits: {step.waits}"
@@ -177,7 +178,8 @@ def _next(row: CutoverDetails) -> str:
     back = f"`wavelift cutover revert {row.id}` goes back to the source"
     asked = next((step for step in row.steps if step.kind == "person" and step.waits), None)
     if asked is not None:
-        return f"{asked.waits}; then: `wavelift cutover confirm {row.id} '{asked.name}'`"
+        words = asked.undo_words if asked.state is StepState.UNDOING else asked.words
+        return f"{words}. Then: `wavelift cutover confirm {row.id} {shlex.quote(asked.name)}`"
     if row.state is CutoverState.WAITING:
         return (
             f"`wavelift cutover approve {row.wave} {row.dag_run_id}` approves the plan, if its run asks; "
@@ -202,8 +204,7 @@ def print_tests(rows: Sequence[TrialRow]) -> None:
         ends = f"ends {times.of(row.ends_at)}" if row.ends_at and not row.state.terminal else ""
         passed = {True: "passed", False: "failed", None: ""}[row.passed]
         state = str(row.state) if passed in ("", str(row.state)) else f"{row.state}: {passed}"
-        place = f"{row.instance_id} {row.private_ip}".strip()
-        made = "\n".join(filter(None, (row.image_id, place)))
+        made = "\n".join(filter(None, (row.image_id, row.instance_id, row.private_ip)))
         when = times.of(row.launched_at or row.created_at)
         add_row(shown, f"{row.id}\n{when}", f"{row.wave}/{row.server}", "\n".join(filter(None, (state, ends))), made)
     show(shown)
@@ -220,8 +221,8 @@ def print_backups(rows: Sequence[BackupRow]) -> None:
     shown = table(*columns, ids=("id, asked", "image, template"))
     for row in rows:
         how = "with a reboot" if row.reboot else "crash-consistent"
-        template = f"{row.template_id} version {row.template_version}" if row.template_id else ""
-        made = "\n".join(filter(None, (row.image_id, template)))
+        version = f"version {row.template_version}" if row.template_version is not None else ""
+        made = "\n".join(filter(None, (row.image_id, row.template_id, version)))
         where = f"{row.wave}/{row.server}\n{row.subject}"
         add_row(shown, f"{row.id}\n{times.of(row.created_at)}", where, f"{row.state}\n{how}", made)
     show(shown)

@@ -186,7 +186,7 @@ def step_row(server: str, at: ServerStep) -> Row:
     failed = None
     if at.step_state == RETRY:
         failed = FailedTry(what=at.retry_reason, number=at.step_try, of=at.step_tries, next_at=at.retry_at)
-    waits = at.waiting or _waits_of(at.step)
+    waits = at.waiting or _waits_of(at.step, getattr(at, "dag_id", ""))
     return Row(server, at.step, note_of(at.step_state, at.step_try, waits=waits), failed=failed)
 
 
@@ -311,7 +311,7 @@ class Waiting:
             return f"{label}: {self.api.failed_try(self.dag_id, self.run_id, name, map_index=index).words}"
         if state in ("queued", "scheduled"):
             return self._not_begun(label, task)
-        note = note_of(state, task.get("try_number", 0), waits=_waits_of(name))
+        note = note_of(state, task.get("try_number", 0), waits=_waits_of(name, self.dag_id))
         if state == ASKS and (wave := CUTOVER.wave_of(self.dag_id)):
             note = f"{note}; `wavelift cutover approve {wave} {self.run_id}` gives it"
         return f"{label}: running ({note})" if state == "running" and note else f"{label}: {note or 'running'}"
@@ -388,9 +388,11 @@ def paused_words(dag_id: str, way_out: str = "") -> str:
     return f"{dag_id} is paused: nothing starts until it is unpaused ({by}the switch of the DAG in the web UI)"
 
 
-def _waits_of(task_id: str) -> str:
+def _waits_of(task_id: str, dag_id: str) -> str:
+    """What a step waits for; of a DAG that is no wave's, by the first flow that has such a step."""
     name = server_step(task_id) or task_id
-    return next((step.waits for flow in FLOWS for step in flow.steps if step.name == name), "")
+    own = [flow for flow in FLOWS if flow.wave_of(dag_id)]
+    return next((step.waits for flow in own or FLOWS for step in flow.steps if step.name == name), "")
 
 
 class _Told:

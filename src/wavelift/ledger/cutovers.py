@@ -117,6 +117,13 @@ def ended_by(tx: Tx, run: DagRun) -> tuple[Cutover, ...]:
     return _rows.all(tx, of_dag, mine, order=(cutover.c.server,))
 
 
+def read_back_by(tx: Tx, run: DagRun, wave: str) -> frozenset[str]:
+    """The ids of the replication runs that this DAG run reads back for cutovers: its id was written into their rows
+    before it was triggered."""
+    found = _rows.all(tx, cutover.c.wave == wave, cutover.c.verify_run == run.dag_run_id)
+    return frozenset(each.run_id for each in found if run.dag_id == REPLICATE.dag_id(wave) and each.run_id)
+
+
 def open_of(tx: Tx, wave: str, servers: Collection[str] | None = None) -> tuple[Cutover, ...]:
     """The open cutovers of a wave, by server."""
     where = [cutover.c.wave == wave, cutover.c.state.in_(OPEN)]
@@ -139,13 +146,6 @@ def served_by(tx: Tx, run: DagRun, wave: str) -> frozenset[str]:
     return frozenset(
         each.server for each in found if (run.dag_run_id in each.presync_runs if before else each.run == run)
     )
-
-
-def read_back_by(tx: Tx, run: DagRun, wave: str) -> frozenset[str]:
-    """The replication runs that this DAG run reads back for switched cutovers, whose rows had its id before it was
-    triggered."""
-    found = _rows.all(tx, cutover.c.wave == wave, cutover.c.verify_run == run.dag_run_id)
-    return frozenset(each.run_id for each in found if run.dag_id == REPLICATE.dag_id(wave))
 
 
 def everything_open(tx: Tx, *states: CutoverState) -> tuple[Cutover, ...]:

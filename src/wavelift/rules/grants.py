@@ -155,37 +155,40 @@ def public_from(pem: bytes) -> Ed25519PublicKey:
     return key
 
 
-def kid_in(token: str, scope: Scope) -> str:
+def kid_in(token: str, scope: Scope, *, issuer: str = "") -> str:
     """Which key a token says that it was signed with. Nothing of the token is believed yet.
 
     :param scope: of the grant that there should be: it says which task issues it.
+    :param issuer: the task of the run that issues it, if it is another one.
     :raises GrantError: there is none, or this is no grant.
     """
     if not token:
         raise GrantError(
             "The task before left no grant",
             field="token",
-            next_step=f"{expired_step(scope)}: it issues one. A run that began before an upgrade to grants has none",
+            next_step=f"{expired_step(scope, issuer)}: it issues one. A run that began before an upgrade to grants "
+            "has none",
         )
     if not isinstance(token, str) or not token.isascii():  # half of a surrogate pair cannot even be encoded
-        raise _forged("token")
+        raise _forged("token", issuer)
     try:
         header = jwt.get_unverified_header(token)
     except jwt.InvalidTokenError as error:
-        raise _forged("token") from error
+        raise _forged("token", issuer) from error
     kid, algorithm = header.get("kid"), header.get("alg")
     if algorithm != ALGORITHM:
-        raise _forged("alg")
+        raise _forged("alg", issuer)
     if not isinstance(kid, str) or not KID.fullmatch(kid):
-        raise _forged("kid")
+        raise _forged("kid", issuer)
     return kid
 
 
-def read(token: str, key: Ed25519PublicKey, *, now: datetime) -> Grant:
+def read(token: str, key: Ed25519PublicKey, *, now: datetime, issuer: str = "") -> Grant:
     """What a token grants, if this key signed it and it holds now.
 
     The times are compared here, not by PyJWT, which would ask the system's clock.
 
+    :param issuer: as in :func:`kid_in`.
     :raises GrantError: forged, expired, or not yet valid.
     """
     try:
@@ -202,21 +205,21 @@ def read(token: str, key: Ed25519PublicKey, *, now: datetime) -> Grant:
             },
         )
     except jwt.MissingRequiredClaimError as error:
-        raise _forged(error.claim) from error
+        raise _forged(error.claim, issuer) from error
     except jwt.InvalidTokenError as error:
-        raise _forged("signature") from error
-    _in_time(claims, now)
+        raise _forged("signature", issuer) from error
+    _in_time(claims, now, issuer)
     stated = {name: claims.get(CLAIMS.get(name, name)) for name in Grant.model_fields}
     try:
         return Grant.load({name: value for name, value in stated.items() if value is not None})
     except ValidationError as error:
-        raise _forged(".".join(str(part) for part in error.errors()[0]["loc"])) from error
+        raise _forged(".".join(str(part) for part in error.errors()[0]["loc"]), issuer) from error
 
 
-def _in_time(claims: Mapping[str, Any], now: datetime) -> None:
+def _in_time(claims: Mapping[str, Any], now: datetime, issuer: str) -> None:
     for name in ("iat", "nbf", "exp"):
         if type(claims[name]) is not int or not 0 <= claims[name] <= LAST_SECOND:
-            raise _forged(name)
+            raise _forged(name, issuer)
     seconds, leeway = now.timestamp(), LEEWAY.total_seconds()
     if seconds >= claims["exp"] + leeway:
         ended = datetime.fromtimestamp(claims["exp"], UTC)
@@ -224,7 +227,7 @@ def _in_time(claims: Mapping[str, Any], now: datetime) -> None:
             f"The grant expired at {ended:%Y-%m-%d %H:%M:%S} UTC",
             field="exp",
             now=f"{now:%Y-%m-%d %H:%M:%S} UTC",
-            next_step=expired_step(str(claims.get("scope"))),
+            next_step=expired_step(str(claims.get("scope")), issuer),
         )
     for name in ("nbf", "iat"):
         if seconds < claims[name] - leeway:
@@ -237,13 +240,18 @@ def _in_time(claims: Mapping[str, Any], now: datetime) -> None:
             )
 
 
-def expired_step(scope: str) -> str:
+def expired_step(scope: str, issuer: str = "") -> str:
     """The way out of a grant that is over."""
+    if issuer:
+        return f"Clear the run's {issuer} task"
     return "Clear the run's admit task" if scope == "look" else f"Clear the server's {CONTINUE_FROM} task"
 
 
-def require(grant: Grant, intent: Intent) -> None:
-    """:raises GrantError: the grant is for something else; it names the first field that differs."""
+def require(grant: Grant, intent: Intent, *, issuer: str = "") -> None:
+    """:param issuer: as in :func:`kid_in`.
+
+    :raises GrantError: the grant is for something else; it names the first field that differs.
+    """
     for each in fields(intent):
         granted, wanted = getattr(grant, each.name), getattr(intent, each.name)
         if granted != wanted:
@@ -253,22 +261,22 @@ def require(grant: Grant, intent: Intent) -> None:
                 expected=granted,
                 found=wanted,
                 server=None if intent.server == ALL_SERVERS else intent.server,
-                next_step=_other_step(each.name, grant.scope),
+                next_step=_other_step(each.name, grant.scope, issuer),
             )
 
 
-def _other_step(field: str, scope: Scope) -> str:
+def _other_step(field: str, scope: Scope, issuer: str) -> str:
     if field == "connector":
         return "Trigger a new run of the wave: this one was admitted for the connector that the wave named then"
-    return f"{expired_step(scope)}; find out who edited the run's XComs"
+    return f"{expired_step(scope, issuer)}; find out who edited the run's XComs"
 
 
-def _forged(field: str) -> GrantError:
+def _forged(field: str, issuer: str) -> GrantError:
+    step = expired_step("", issuer) if issuer else f"Clear the run's admit task, or the server's {CONTINUE_FROM}"
     return GrantError(
         "The grant was not made by this control plane",
         field=field,
-        next_step="Clear the run's admit task, or the server's "
-        f"{CONTINUE_FROM}; if it comes again, find out who edited the run's XComs",
+        next_step=f"{step}; if it comes again, find out who edited the run's XComs",
     )
 
 

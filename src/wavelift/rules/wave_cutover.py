@@ -117,7 +117,9 @@ class Check(Message):
             "http": ("port", "path", "tls", "status"),
             "ssm": ("command",),
         }.get(self.kind, ("arguments",))
-        given = {name for name in self.model_fields_set if name not in ("kind", "within_minutes")}
+        # By value, not by what was set: a frozen spec comes back from JSON with every field.
+        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        given -= {"kind", "within_minutes"}
         wrong = sorted(given - set(takes))
         if wrong:
             raise ValueError(f"a check of kind '{self.kind}' takes no {', '.join(wrong)}; {allowed(takes)}")
@@ -296,7 +298,7 @@ class CutoverSettings(Message):
     address: AddressChoice | None = Field(
         default=None,
         description="'new' (default): any free address of the subnet, or 'private_ip'. 'keep': the source's own, which "
-        "needs a step that moves its prefix (a route, or a person).",
+        "needs a step that moves its prefix (a route, or a person). If it has several, 'private_ip' says which.",
     )
     shutdown: Shutdown | None = Field(default=None, description="How the source is stopped.")
     downtime_minutes: Annotated[float, Field(gt=0, le=10_080), NUMBER] | None = Field(

@@ -61,6 +61,7 @@ def cutover_problems(wave: Cutover | None, found: Collection[Section]) -> Iterat
             yield Problem(section.place("tier"), words)
         if section.plan.address == "keep":
             yield from _kept(section)
+        yield from _without_public_address(section)
     yield from _owned_twice(found)
 
 
@@ -68,6 +69,16 @@ def _kept(section: Section) -> Iterator[Problem]:
     if not any(step.kind in MOVES_PREFIX for step in section.plan.steps):
         words = "'keep' needs a step that moves the address's prefix to the VPC: a route, a transit_gateway_route"
         yield Problem(section.place("address"), f"{words}, or a person who does it")
+
+
+def _without_public_address(section: Section) -> Iterator[Problem]:
+    """An instance is launched without one: it gets it by a step."""
+    given = False
+    for position, step in enumerate(section.plan.steps):
+        given = given or step.elastic_ip is not None
+        if step.dns is not None and step.dns.to == "public" and not given:
+            words = "'public' needs an elastic_ip step before this one: the instance has no other public address"
+            yield Problem((*section.place("steps"), position, "dns", "to"), words)
 
 
 def _owned_twice(found: Collection[Section]) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.cli import cutover_samples as cut
 from tests.unit.cli.answers import (
     APPLIED,
     FAILED,
@@ -30,7 +31,7 @@ from tests.unit.cli.answers import (
 from typer.testing import CliRunner, Result
 
 from wavelift.base.times import minute_up, utc_minute
-from wavelift.cli import catalog, connectors, events, jobs, migrations, replicate, wave
+from wavelift.cli import backup, catalog, connectors, cutover, events, jobs, migrations, replicate, wave
 from wavelift.cli.details import print_migration, proof
 from wavelift.cli.main import app
 from wavelift.cli.output import Times, in_own_zone, local_time
@@ -87,6 +88,11 @@ ANSWERS: Final[dict[str, Any]] = {
     "/wavelift/events": {"events": [{**one, "object_kind": "migration", "object_id": "mig-0b6f9c1d2e3a",
                                      "dag_id": "erp-frankfurt.migrate"} for one in reversed(EVENTS)], "more": True},
     "/wavelift/waves/erp-frankfurt/apply": APPLIED,
+    "/wavelift/cutovers": {**PAGE, "total": 4, "cutovers": [cut.cutover(), cut.WAITS, cut.MOVES, cut.FAILED]},
+    "/wavelift/cutovers/cut-0b6f9c1d2e3a": cut.details(),
+    "/wavelift/cutovers/cut-2d8b1e3f4a5c": {**cut.details(), **cut.MOVES, "steps": [cut.step(), cut.PERSON]},
+    "/wavelift/tests": {**PAGE, "total": 2, "tests": [cut.TEST, cut.ENDED_TEST]},
+    "/wavelift/backups": {**PAGE, "total": 2, "backups": [cut.BACKUP, cut.BROKEN_BACKUP]},
 }  # fmt: skip
 COMMANDS: Final = {
     "migrations_list": "migrations list",
@@ -100,6 +106,11 @@ COMMANDS: Final = {
     "connectors_list": "connectors list",
     "events": "events mig-0b6f9c1d2e3a",
     "events_list": "events list --wave erp-frankfurt",
+    "cutover_list": "cutover list",
+    "cutover_show": "cutover show cut-0b6f9c1d2e3a",
+    "cutover_show_asks": "cutover show cut-2d8b1e3f4a5c",
+    "cutover_tests": "cutover tests",
+    "backup_list": "backup list",
     "wave_apply_dry_run": "wave apply erp-frankfurt --dry-run",
 }
 NOTHING: Final[dict[str, Any]] = {
@@ -111,6 +122,9 @@ NOTHING: Final[dict[str, Any]] = {
     "/wavelift/connectors": {"connectors": []},
     "/wavelift/events/mig-1": {"events": []},
     "/wavelift/events": {"events": [], "more": False},
+    "/wavelift/cutovers": {**PAGE, "total": 0, "cutovers": []},
+    "/wavelift/tests": {**PAGE, "total": 0, "tests": []},
+    "/wavelift/backups": {**PAGE, "total": 0, "backups": []},
     "/wavelift/waves/erp/apply": {
         **APPLIED, "wave": "erp", "changes": [], "unbound": [], "clashes": [], "dag_paused": False,
     },
@@ -133,7 +147,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, Any]], 
     time.tzset()
 
     def install(answers: dict[str, Any]) -> None:
-        for module in (catalog, connectors, events, jobs, migrations, replicate, wave):
+        for module in (backup, catalog, connectors, cutover, events, jobs, migrations, replicate, wave):
             monkeypatch.setattr(module, "client", lambda: Api(answers))
 
     yield install
@@ -196,6 +210,10 @@ def test_json_is_what_the_api_says(command: str, use: Callable[[dict[str, Any]],
         ("events mig-1 --after 7", "No events of mig-1 after number 7"),
         ("events list", "No events yet. The first one is written when a connector is registered or a wave begins"),
         ("events list --since 2026-12-01 --kind slot", "No events match --kind slot --since 2026-12-01. Without"),
+        ("cutover list", "No cutovers yet. `wavelift cutover plan WAVE` tells what one would do"),
+        ("cutover list --state switched", "No cutovers match --state switched. Without these options all are listed"),
+        ("cutover tests", "No test instances yet. `wavelift cutover test WAVE` launches"),
+        ("backup list --wave erp", "No backups match --wave erp. Without these options all are listed"),
         ("wave apply erp", "erp: no server of its file has a `replication:` section, and there are no jobs"),
     ],
 )

@@ -42,7 +42,8 @@ def client_of(monkeypatch: pytest.MonkeyPatch, body: Any, url: str = "https://ai
 
 
 def test_every_id_is_one_segment_of_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    body = {"dag_run_id": "r", "state": "running", "task_instances": [], "total_entries": 0, "value": 1}
+    body: dict[str, Any] = {"dag_run_id": "r", "state": "running", "task_instances": [], "total_entries": 0, "value": 1}
+    body["response_received"] = False
     client, pool = client_of(monkeypatch, body)
     client.trigger(NASTY)
     client.unpause(NASTY)
@@ -53,13 +54,15 @@ def test_every_id_is_one_segment_of_the_path(monkeypatch: pytest.MonkeyPatch) ->
     client.progress(NASTY, NASTY, NASTY)
     client.fail_task(NASTY, NASTY, NASTY, 0)
     client.clear(NASTY, NASTY, [])
-    assert len(pool.asked) == 9
+    client.asks(NASTY, NASTY, NASTY)
+    client.answer(NASTY, NASTY, NASTY, "Approve")
+    assert len(pool.asked) == 11
     for url in pool.asked:
         segments = urlsplit(url).path.split("/")
         assert segments[1:4] == ["api", "v2", "dags"], url
         told = [unquote(one) for one in segments[4:]]
         assert set(told) <= {NASTY, "dagRuns", "taskInstances", "xcomEntries", "state-store", "progress", "0"} | {
-            "clearTaskInstances"
+            *("clearTaskInstances", "hitlDetails", "-1")
         }, url
         assert urlsplit(url).fragment == ""
 
@@ -293,3 +296,21 @@ def test_an_address_with_a_login_is_not_told(monkeypatch: pytest.MonkeyPatch) ->
     client, _ = client_of(monkeypatch, "<html>", "https://ana:geheim@airflow")
     with pytest.raises(ApiError, match=r"https://\*\*\*@airflow"):
         client.run_state("w", "r")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "asks"),
+    [
+        (200, {"response_received": False}, True),
+        (200, {"response_received": True}, False),
+        (404, {"detail": "no"}, False),
+    ],
+)
+def test_a_task_asks_until_it_was_answered(monkeypatch: pytest.MonkeyPatch, status: int, body: Any, asks: bool) -> None:
+    client, pool = client_of(monkeypatch, body)
+    pool.status = status
+    assert client.asks("erp.cutover", "r", "approve") is asks
+    assert pool.asked == ["https://airflow/api/v2/dags/erp.cutover/dagRuns/r/taskInstances/approve/-1/hitlDetails"]
+    pool.status = 403
+    with pytest.raises(ApiError):
+        client.asks("erp.cutover", "r", "approve")

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.ledgers import within
+from tests.unit.console.test_replication_routes import WAVE
 
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import Ledger, backups, cutovers, jobs, trials, waves
 from wavelift.ledger.cutover_records import Cutover
-from wavelift.rules.cutover import CutoverState
+from wavelift.rules.cutover import CutoverState, StepState
 
 CUTOVER_DAG: Final = "erp.cutover"
 SECTION: Final = "cutover: {approval: required, downtime_minutes: 30}\n"
 ISOLATION: Final = "isolation: {subnets: [subnet-0bbbbbbbbbbbbbbbb], security_groups: [sg-0bbbbbbbbbbbbbbbb]}\n"
+CUTTABLE: Final = WAVE.replace("servers:\n", f"{SECTION}servers:\n", 1)
+PERSON: Final = "person call them"
 TARGET: Final = {"aws_conn_id": "aws", "region": "eu-central-1", "account": "123456789012"}
 RUN: Final = DagRun(CUTOVER_DAG, "manual__1")
 CUT: Final = cutovers.cutover_id(f"{RUN.dag_id}/{RUN.dag_run_id}/web01")
@@ -32,7 +35,7 @@ def cuttable(desk: Any) -> None:
     """The wave's file has a cutover section, and the environment a place for tests."""
     if SECTION in desk.specs.text:
         return
-    desk.specs.text = desk.specs.text.replace("servers:\n", f"{SECTION}servers:\n", 1)
+    desk.specs.text = CUTTABLE
     desk.specs.environment += ISOLATION
 
 
@@ -69,11 +72,20 @@ def freeze(desk: Any, run: DagRun, mode: str = "cutover") -> None:
 
 def one_of_each(desk: Any) -> Made:
     cuttable(desk)
-    for server in ("db01",):
-        desk.job(server)
+    desk.job("db01")
     freeze(desk, RUN)
     cut = insert(desk.ledger, instance_id="i-0123456789abcdef0", target=TARGET)
+    asked = {
+        "name": PERSON,
+        "kind": "person",
+        "words": "Call them",
+        "undo_words": "Call again",
+        "spec": {"ask": "Call"},
+    }
     with desk.ledger.write(jobs.lock_name("erp")) as tx:
+        cutovers.plan_steps(tx, cutovers.CUTOVER_KIND, cut.id, [asked], at=CLOCK.now())
+        [step] = cutovers.steps_of(tx, cutovers.CUTOVER_KIND, cut.id)
+        cutovers.change_step(tx, step, to=StepState.INTENDED, at=CLOCK.now(), by="ana", before={}, wanted={})
         run = DagRun("erp.test", "manual__1")
         common: dict[str, Any] = {"wave": "erp", "server": "web01", "environment": "lab"}
         key = f"{run.dag_id}/{run.dag_run_id}/web01"

@@ -6,14 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 from tests.contexts import run_context
 from tests.ledgers import within
 from tests.rights import OPEN
 from tests.unit.console.cutting import CLOCK, CUT, CUTOVER_DAG, RUN, cuttable, freeze, insert, one_of_each, to
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Airflow, Desk, desk
 
-from wavelift.airflow.rest import ApiError
+from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.run import DagRun
+from wavelift.console.cutovers import ASKING, OPTIONS
 from wavelift.ledger import cutovers, events, jobs, trials
 from wavelift.ledger.cutovers import CUTOVER_KIND, RUN_KIND, run_subject
 from wavelift.rules.cutover import CutoverState, StepState, TrialState
@@ -82,6 +84,12 @@ def test_modes_that_cut_nothing_over_reserve_nothing(cutting: Desk, mode: str) -
     assert cutting.airflow.triggered[0][2] == {"mode": mode, "servers": ["web01"]}
 
 
+def test_what_was_prepared_is_taken_back_by_a_run(cutting: Desk) -> None:
+    cutting.post(PATH, mode="prepare", undo=True)
+    cutting.post(PATH, mode="plan", undo=False)
+    assert [conf for _, _, conf in cutting.airflow.triggered] == [{"mode": "prepare", "undo": True}, {"mode": "plan"}]
+
+
 def test_the_same_request_makes_the_same_cutovers_and_no_second_run(cutting: Desk) -> None:
     asked = {"servers": ["web01"], "mode": "cutover", "request_id": "change-4711"}
     first = cutting.post(PATH, **asked)
@@ -119,12 +127,13 @@ def test_a_plan_that_is_asked_for_again_is_no_second_run(cutting: Desk) -> None:
 
 
 def test_what_can_not_start_leaves_nothing(cutting: Desk) -> None:
-    cuts = {"mode": "cutover", "servers": ["web01"]}
+    cuts: dict[str, Any] = {"mode": "cutover", "servers": ["web01"]}
     cutting.airflow.paused = True
     assert f"{CUTOVER_DAG} is paused" in cutting.refused("POST", PATH, 409, cuts)["detail"]
     cutting.airflow.paused = None
     assert f"Airflow has no DAG {CUTOVER_DAG}" in cutting.refused("POST", PATH, 404, cuts)["detail"]
     cutting.airflow.paused = False
+    body: dict[str, Any]
     past = {"window_end": "2020-01-01T00:00:00+00:00"}
     turned = {"window_start": "2099-01-02T00:00:00+00:00", "window_end": "2099-01-01T00:00:00+00:00"}
     for body, words in (
@@ -139,6 +148,7 @@ def test_what_can_not_start_leaves_nothing(cutting: Desk) -> None:
         ({"servers": []}, "servers"),
         ({**cuts, "window_start": "2099-01-01T00:00:00"}, "window_start"),
         ({**cuts, "request_id": "a b"}, "request_id"),
+        ({**cuts, "undo": True}, "undo is of mode prepare"),
         ({**cuts, "now": True}, "unknown key 'now'"),
     ):
         assert words in str(cutting.refused("POST", PATH, 422, body)["detail"])
@@ -183,11 +193,10 @@ def test_one_is_told_whole(cutting: Desk) -> None:
         cutovers.plan_steps(tx, CUTOVER_KIND, CUT, [step], at=at)
         [row] = cutovers.steps_of(tx, CUTOVER_KIND, CUT)
         wait = {"wait": "x", "words": "until all name servers have it"}
-        seen = {"before": ["10.0.0.1"], "wanted": ["10.1.0.1"], "wait": wait}
+        seen: dict[str, Any] = {"before": ["10.0.0.1"], "wanted": ["10.1.0.1"], "wait": wait}
         cutovers.change_step(tx, row, to=StepState.INTENDED, at=at, by="ana", **seen)
-        who = {"answer": "approve", "by": "bo", "requested_by": "ana"}
-        until = at + timedelta(hours=1)
-        cutovers.approve(tx, RUN_KIND, run_subject(RUN), "d" * 64, at=at, valid_until=until, **who)
+        who: dict[str, Any] = {"answer": "approve", "by": "bo", "requested_by": "ana"}
+        cutovers.approve(tx, RUN_KIND, run_subject(RUN), "d" * 64, valid=timedelta(hours=1), clock=CLOCK, **who)
     told = cutting.get(f"/cutovers/{CUT}")
     assert (told["state"], told["serves"], told["downtime_s"]) == ("switched", "instance", 600)
     [step_told] = told["steps"]
@@ -290,6 +299,18 @@ def test_an_answer_is_given_to_airflow_as_the_caller(cutting: Desk) -> None:
     cutting.refused("POST", path, 422, {"answer": "maybe"})
 
 
+def test_an_answer_is_in_the_ledger_at_once(cutting: Desk) -> None:
+    """Airflow forgets one that comes within seconds of the question, if it takes the task for dead: seen."""
+    freeze(cutting, RUN)
+    insert(cutting.ledger, state=CutoverState.WAITING, plan_digest="d" * 64)
+    cutting.airflow.asking = {"approve"}
+    cutting.post(f"{PATH}/{RUN.dag_run_id}/approval", answer="approve")
+    with cutting.ledger.read() as tx:
+        kept = cutovers.newest_approval(tx, RUN_KIND, run_subject(RUN), "d" * 64)
+    assert kept is not None
+    assert (kept.answer, kept.answered_by) == ("approve", "ana")
+
+
 def test_of_four_eyes_two_are_the_requester_s(cutting: Desk) -> None:
     cutting.specs.text = cutting.specs.text.replace("approval: required", "approval: four_eyes")
     freeze(cutting, RUN)
@@ -361,3 +382,33 @@ def test_a_backup_is_made_by_a_run_and_its_id_is_told(desk: Desk) -> None:
     insert(desk.ledger, server="web02")
     lacking = cutovers.cutover_id(f"{RUN.dag_id}/{RUN.dag_run_id}/web02")
     assert "has no instance" in desk.refused("POST", "/backups", 409, {"subject": lacking})["detail"]
+
+
+def test_the_answer_is_one_that_airflow_s_own_route_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place, its body, and the options of its operator; the double above knows none of them."""
+    from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
+    from airflow.api_fastapi.core_api.routes.public.hitl import task_instances_hitl_router
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+    sent: list[tuple[str, str, Any]] = []
+
+    def call(self: ApiClient, method: str, path: str, body: Any = None, **_: Any) -> None:
+        sent.append((method, path, body))
+
+    monkeypatch.setattr(ApiClient, "call", call)
+    client = ApiClient("https://airflow", lambda: "token")
+    for option in OPTIONS.values():
+        client.answer("erp.cutover", "on_demand__1", ASKING[0], option)
+    for method, path, body in sent:
+        place = path.removeprefix("/api/v2")
+        [route] = [
+            each
+            for each in task_instances_hitl_router.routes
+            if isinstance(each, APIRoute) and method in each.methods and each.path_regex.match(place)
+        ]
+        found = route.path_regex.match(place)
+        assert found is not None
+        told = {"dag_id": "erp.cutover", "dag_run_id": "on_demand__1", "task_id": "approve", "map_index": "-1"}
+        assert found.groupdict() == told
+        UpdateHITLDetailPayload.model_validate(body)
+    assert [body["chosen_options"] for _, _, body in sent] == [[ApprovalOperator.APPROVE], [ApprovalOperator.REJECT]]

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 from tests.contexts import run_context
 from tests.ledgers import copy_content, ledger_file
-from tests.unit.console.cutting import CUT, cuttable, one_of_each
+from tests.unit.console.cutting import CUT, PERSON, cuttable, one_of_each
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, application, desk, import_catalog
 
@@ -94,7 +94,7 @@ RIGHTS: Final = {
     "POST /cutovers/{cutover_id}/revert": change(CUTOVER),
     "POST /cutovers/{cutover_id}/finalize": change(CUTOVER),
     "POST /cutovers/{cutover_id}/cancel": change(CUTOVER),
-    "POST /cutovers/{cutover_id}/confirm": change(CUTOVER, {"step": "person call them"}),
+    "POST /cutovers/{cutover_id}/confirm": change(CUTOVER, {"step": PERSON}),
     "POST /waves/{wave}/tests": write(TEST, {"servers": ["web01"]}),
     "GET /tests": Needs(rows="tests"),
     "POST /tests/{test_id}/end": change(TEST),

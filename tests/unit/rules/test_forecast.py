@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wavelift.base.units import GIB
@@ -44,6 +44,7 @@ def test_a_p90_is_never_below_the_p50_and_full_speed_never_before_reachable(
 
 
 @given(SUBJECTS, RUNS, CUTOVERS, st.floats(1, 1e5))
+@example(Subject(disks=(1,), since_s=None), [PastRun(1.0, 12248.0), PastRun(1.0, 12595.0)], [], 1.0)
 def test_more_time_since_the_last_run_is_never_a_shorter_downtime(
     subject: Subject, runs: list[PastRun], cutovers: list[PastCutover], more: float
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, get_args
@@ -236,6 +237,24 @@ def test_the_clocks_may_be_120_seconds_apart_and_no_more() -> None:
 def test_an_expired_look_says_where_a_new_one_comes_from() -> None:
     look = GRANT.model_copy(update={"scope": "look"})
     assert refused(token(look), at=NOW + 2 * HOUR).next_step == "Clear the run's admit task"
+
+
+def test_another_task_that_issues_it_is_the_way_out_of_whatever_is_wrong() -> None:
+    """On the way back of a cutover it is ``undo``: no server has a ``reserve`` there."""
+    stop = GRANT.model_copy(update={"scope": "stop"})
+    forged = token(stop, Ed25519PrivateKey.generate())
+    ways: list[Callable[[], Any]] = [
+        lambda: kid_in("", "stop", issuer="undo"),
+        lambda: kid_in("x.y.z", "stop", issuer="undo"),
+        lambda: read(forged, PUBLIC, now=NOW, issuer="undo"),
+        lambda: read(token(stop), PUBLIC, now=NOW + 2 * HOUR, issuer="undo"),
+        lambda: require(stop, replace(INTENT, scope="stop", vm="other"), issuer="undo"),
+    ]
+    for way in ways:
+        with pytest.raises(GrantError) as error:
+            way()
+        assert error.value.next_step.startswith("Clear the run's undo task")
+        assert "reserve" not in error.value.next_step
 
 
 def test_no_grant_outlives_the_public_key_of_a_rotated_pair() -> None:

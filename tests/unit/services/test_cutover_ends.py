@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from wavelift.services.cutover import report as reports
 from wavelift.services.cutover.finalize import FinalizedServer, finalize
 from wavelift.services.cutover.report import CutoverReport, EndedCutover, ToTrigger, finish, reverts
 from wavelift.services.cutover.steps import Waits
-from wavelift.services.replication import admit as replication
+from wavelift.services.dataplane.replication_messages import AdmittedRuns
+from wavelift.services.replication import admit as replicate
 from wavelift.services.replication.report import Ended, ServerEnd
 from wavelift.specs import Granting
 
@@ -130,34 +132,40 @@ def test_a_switched_server_is_a_success_and_is_read_back_once(world: Cutovers) -
     assert started[1] == asked, "a report that is cleared starts no second run"
 
 
-def test_whoever_may_only_cut_over_has_it_read_back_and_nothing_else(world: Cutovers) -> None:
-    """The run inherits who asked for the cutover: refused, nothing could ever be finalized."""
-    found = within(world.ledger.read(), replication_runs.list_runs)
-    ran = {run.server: run for run in found.items}
-    freeze(world, "erp.replicate", ran["a"].dag_run_id, "replicate")
-    switched(world, "a", "b")
-    for server in ("a", "b"):
-        world.set(server, CutoverState.SWITCHED, run_id=ran[server].id)
+@pytest.mark.parametrize(
+    ("id", "more", "words"),
+    [
+        ("", {}, ""),
+        ("verify__chosen", {}, "'ana' may not migrate"),
+        ("", {"jobs": ["job-1"]}, "'ana' may not migrate"),
+        ("", {"runs": ["run-a", "run-other"]}, "'ana' may not migrate"),
+    ],
+    ids=["as it was asked for", "another id", "more than that", "runs of nobody"],
+)
+def test_who_may_cut_over_may_have_the_last_run_read_back(
+    world: Cutovers, monkeypatch: pytest.MonkeyPatch, id: str, more: dict[str, Any], words: str
+) -> None:
+    """Finalize wants it. The right is that of the cutover, which started the run, for what it asked for alone."""
+    switched(world, "a")
     started: list[ToTrigger] = []
     report(world, start=started.append)
-    may = May(cut_over=("user:cut",))
-    rights = Rights(lambda name: Granting(Environment.model_construct(environment=name, may=may), Principals()))
-
-    def reads(id: str, **conf: Any) -> Any:
-        ctx = run_context(DagRun("erp.replicate", id), requester="cut", clock=world.clock)
-        request = RunRequest("erp", {"mode": "verify", **conf})
-        return replication.admit(world.ledger, request, world.wave, ctx, rights=rights)
-
     (asked,) = started
-    admitted = reads(asked.run.dag_run_id, runs=asked.conf["runs"])
-    assert sorted(each.run for each in admitted.recorded) == sorted(each.id for each in ran.values())
-    refused: list[tuple[str, Any]] = [
-        ("verify__mine", asked.conf["runs"]),
-        (asked.run.dag_run_id, [*asked.conf["runs"], "run-other"]),
-    ]
-    for id, runs in refused:
-        with pytest.raises(DeniedError, match="'cut' may not migrate"):
-            reads(id, runs=runs)
+    may = May(cut_over=("user:ana",), migrate=("user:ben",))
+    granting = Granting(Environment.model_construct(environment="prod", may=may), Principals())
+    monkeypatch.setattr(replicate, "dag_runs_of", lambda *_, **__: [DagRun("erp.cutover", "r1")])
+    monkeypatch.setattr(replicate, "runs_to_verify", lambda *_: ())
+    run = DagRun(asked.run.dag_id, id or asked.run.dag_run_id)
+    ctx = run_context(run, requester="ana", clock=world.clock)
+    request, rights = RunRequest("erp", {**asked.conf, **more}), Rights(lambda _: granting)
+
+    def admitted() -> AdmittedRuns:
+        return replicate.admit(world.ledger, request, world.wave, ctx, rights=rights)
+
+    if words:
+        with pytest.raises(DeniedError, match=words):
+            admitted()
+    else:
+        assert admitted().mode == "verify"
 
 
 def test_a_server_that_is_switched_later_is_read_back_by_a_run_of_its_own(world: Cutovers) -> None:
@@ -246,6 +254,20 @@ def test_a_server_whose_file_says_stop_is_left_as_it_is(world: Cutovers) -> None
     report(world)
     assert reverts(world.ledger, world.ctx()) is None
     assert world.rows()["a"].revert_run == ""
+
+
+@pytest.mark.parametrize(
+    ("choice", "hours", "goes"), [("revert", 2, True), ("revert", 0, False), ("continue", 2, False)]
+)
+def test_the_window_s_end_reverts_also_what_a_failure_would_not(
+    world: Cutovers, choice: str, hours: int, goes: bool
+) -> None:
+    world.spec["cutover"] = {"on_failure": "stop", "on_window_end": choice}
+    moved(world, "a")
+    world.set("a", CutoverState.MOVING, window_end=world.clock.now() + timedelta(hours=1))
+    report(world)
+    world.clock.sleep(hours * 3600)
+    assert (reverts(world.ledger, world.ctx()) is not None) is goes
 
 
 def test_what_was_not_touched_needs_no_revert(world: Cutovers) -> None:
@@ -348,6 +370,25 @@ def test_a_backup_comes_before_the_way_back_is_gone(world: Cutovers, outside: li
         world.ledger, access, ids, world.ctx("end"), backup=lambda known, plan: Waits(("image|ami-9",), "the backup")
     )
     assert not isinstance(made, tuple)
-    assert world.states()["a"] == "finalizing"
+    assert world.states()["a"] == "switched", "it can be reverted meanwhile"
     assert outside == []
     assert give_up(world, "a")[0].state == "finalized"
+
+
+@pytest.mark.parametrize("breaks", ["backup", "ttl"])
+def test_the_way_back_stays_if_it_fails_before_anything_is_given_up(
+    world: Cutovers, outside: list[str], monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise PermanentError("CreateImage is refused")
+
+    verified(world, "a")
+    with monkeypatch.context() as patch:
+        if breaks == "ttl":
+            patch.setattr(ending, "go_back", fail)
+        more: Any = {"backup": fail} if breaks == "backup" else {}
+        (found,) = give_up(world, "a", **more)
+    assert "CreateImage is refused" in found.error
+    assert (world.states()["a"], outside) == ("switched", [])
+    world.set("a", CutoverState.REVERTING)
+    assert "only one that is switched" in give_up(world, "a", id="later")[0].error

@@ -15,16 +15,17 @@ from tests.rights import OPEN, open_to
 from tests.unit.rules.conftest import _disk, facts, resolved
 from tests.unit.services.test_replication import Desk
 
-from wavelift.base.domain import ServerFacts, Severity
+from wavelift.base.domain import ServerFacts
 from wavelift.base.errors import DeniedError, NotApprovedError, PermanentError, RefusedError, SpecError, TamperedError
 from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, cutovers, jobs
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.rules.cutover import PRESYNC_PREFIX, CutoverState, StepState
+from wavelift.rules.cutover_places import Places, RecordPlace
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.services.common.admit import RunRequest
-from wavelift.services.cutover import presync
+from wavelift.services.cutover import moving, presync
 from wavelift.services.cutover.admit import admit
 from wavelift.services.cutover.approvals import plan_question
 from wavelift.services.cutover.go import Gone, go, wait_for_window
@@ -370,18 +371,6 @@ def test_a_server_with_something_in_its_way_is_left_alone(world: Cutovers) -> No
     assert step["target_group"]["arn"] == GROUP
 
 
-def test_an_address_that_nobody_can_tell_is_found_before_a_source_is_stopped(world: Cutovers) -> None:
-    """At the launch the source would be off already. Its own entry says which of several it keeps."""
-    keeps = {"address": "keep", "steps": [{"person": {"ask": "route it", "undo": "route it back"}}]}
-    world.servers = ({"name": "a", "cutover": keeps}, {"name": "b", "cutover": keeps, "private_ip": "10.0.0.6"})
-    found = world.report("a", "b", ip_addresses=("10.0.0.5", "10.0.0.6"))
-    planned = world.plan(world.admit(mode="plan"), found)
-    assert planned.going == ("b",)
-    assert [(one.code, one.what) for one in planned.servers[0].findings if one.severity is Severity.ERROR] == [
-        ("cutover.address", "The source's own address is to be kept, and it has 10.0.0.5, 10.0.0.6")
-    ]
-
-
 def test_a_run_whose_servers_are_all_left_alone_ends(world: Cutovers) -> None:
     planned = world.plan(world.admit(), PreflightReport(wave="erp", findings=(), servers=()))
     with pytest.raises(PermanentError, match="No server can be cut over: a: pre-flight did not find it"):
@@ -396,8 +385,39 @@ def test_a_window_that_is_too_short_is_an_error_of_the_plan(world: Cutovers, clo
     assert [one.code for one in planned.servers[0].findings if one.severity == "error"] == ["cutover.window"]
 
 
+def test_the_runs_before_a_cutover_count_in_its_window(world: Cutovers, clock: HandClock) -> None:
+    forecast = world.plan(world.admit(mode="plan")).servers[0].forecast
+    assert forecast is not None
+    assert forecast.before_s > 0
+    assert "after runs before it of" in forecast.words()
+    end = clock.now() + timedelta(seconds=forecast.reachable_p90_s + forecast.before_s / 2)
+    planned = world.plan(world.admit("r2", mode="plan", window_end=end.isoformat()))
+    assert planned.going == ("a", "b")
+    assert "cutover.window_short" in [one.code for one in planned.servers[0].findings]
+
+
+def test_the_plan_of_mode_prepare_tells_what_that_does(world: Cutovers) -> None:
+    ttl = Step(
+        "ttl Z1 app01", kind="ttl", words="Lower the TTL of app01 to 60 s", spec={"records": [{"name": "app01"}]}
+    )
+    admitted = world.admit(mode="prepare")
+    planned = world.plan(admitted, prepared=lambda task: [ttl] if task.name == "a" else [])
+    assert [[step.name for step in each.steps] for each in planned.servers] == [["ttl Z1 app01"], []]
+    lines = "\n".join(planned.lines())
+    assert "1. Lower the TTL of app01 to 60 s" in lines
+    assert "nothing to prepare" in lines
+    assert "Shut the guest down" not in lines
+
+
+def test_a_watch_that_does_not_run_is_told(world: Cutovers) -> None:
+    planned = world.plan(world.admit(mode="plan"), asleep={"cutover_upkeep", "cutover_watch.elsewhere"})
+    told = [one.what for one in planned.servers[0].findings if one.code == "cutover.watch_asleep"]
+    assert told == ["the DAG cutover_upkeep is paused, or Airflow does not have it"]
+
+
 def test_a_ttl_that_was_lowered_too_late_says_when_caches_have_the_new_one(world: Cutovers, clock: HandClock) -> None:
-    ttl = Step("ttl Z1 app01", kind="ttl", spec={"records": [{"name": "app01"}]})
+    record = {"name": "app01", "type": "A", "set_identifier": ""}
+    ttl = Step("ttl Z1 app01", kind="ttl", spec={"zone": "Z1", "ttl": 60, "records": [record]})
     admitted = world.admit(mode="plan")
     before = world.plan(admitted, prepared=lambda plan: [ttl])
     assert "cutover.ttl" in [one.code for one in before.servers[0].findings]
@@ -414,6 +434,30 @@ def test_a_ttl_that_was_lowered_too_late_says_when_caches_have_the_new_one(world
     assert "cutover.ttl_late" not in [
         one.code for one in world.plan(admitted, prepared=lambda plan: [ttl]).servers[0].findings
     ]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(None, False), (60, False), (61, True), (3600, True)])
+def test_the_present_ttl_counts_whatever_prepare_did(world: Cutovers, seconds: int | None, told: bool) -> None:
+    """A low one needs no prepare; one that somebody raised again does."""
+    record = {"name": "app01", "type": "A", "set_identifier": ""}
+    ttl = Step("ttl Z1 app01", kind="ttl", spec={"zone": "Z1", "ttl": 60, "records": [record]})
+    shown = {"a": Places(ttls={RecordPlace("Z1", "app01", "A", ""): seconds})}
+    found = world.plan(world.admit(mode="plan"), prepared=lambda plan: [ttl], places=shown)
+    warned = {each.server: "cutover.ttl" in [one.code for one in each.findings] for each in found.servers}
+    assert warned == {"a": told, "b": True}, "of b nothing could be read"
+
+
+@pytest.mark.parametrize("state", [CutoverState.WAITING, CutoverState.MOVING])
+def test_a_place_that_is_taken_keeps_a_server_back_until_it_went(world: Cutovers, state: CutoverState) -> None:
+    """What its own cutover has changed since is in nobody's way when the plan's task is cleared."""
+    admitted = world.admit()
+    if state is CutoverState.MOVING:
+        world.set("a", CutoverState.GOING)
+        world.set("a", state)
+    shown = {"a": Places(elastic_ips={"eipalloc-1": "eni-1 has it"})}
+    planned = world.plan(admitted, places=shown)
+    assert planned.going == (("b",) if state is CutoverState.WAITING else ("a", "b"))
+    assert world.states()["a"] == ("ended" if state is CutoverState.WAITING else "moving")
 
 
 def test_a_plan_that_came_changed_by_xcom_is_refused(world: Cutovers) -> None:
@@ -575,6 +619,26 @@ def test_no_presync_once_the_forecast_fits(world: Cutovers) -> None:
     found = presync.begin(world.ledger, 1, world.ctx())
     assert (found.servers, list(found.fits)) == ((), ["a"])
     assert world.rows()["a"].presync_runs == ()
+
+
+@pytest.mark.parametrize("spec", [{"downtime_minutes": 10_000}, {}], ids=["it fits", "it was sent once more"])
+def test_the_stop_of_a_source_asks_the_newest_forecast(world: Cutovers, clock: HandClock, spec: dict[str, Any]) -> None:
+    """Not that of the plan, which may be days old."""
+    world.spec["cutover"] = spec
+    end = clock.now() + 48 * HOUR
+    world.gone(servers=["a"], window_end=end.isoformat())
+    world.set("a", CutoverState.GOING, forecast={**(world.rows()["a"].forecast or {}), "reachable_p90_s": 1.0})
+    clock.sleep(3600)
+    asked = presync.begin(world.ledger, 1, world.ctx())
+    if asked.servers:
+        (run,) = world.replication.admit(asked.run.dag_run_id, servers=["a"], cutover=True).granted
+        clock.sleep(600)
+        world.replication.complete(run, ami="ami-2")
+        presync.settle(world.ledger, asked, world.ctx())
+    row = world.rows()["a"]
+    p90 = (row.forecast or {})["reachable_p90_s"]
+    assert p90 > 60, "the last changes, the image, the launch"
+    assert moving.last_start(row) == end - timedelta(seconds=p90)
 
 
 def test_a_failed_presync_stops_nobody_and_pauses_no_job(world: Cutovers) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,9 @@ from typing import Final
 import pytest
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, complete_snapshot, start_snapshot
+from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
+from wavelift.base.units import GIB
 from wavelift.services.dataplane.steps.poll import poll
 from wavelift.services.dataplane.steps.step import (
     ChangedElsewhere,
@@ -42,6 +47,25 @@ def settle(access: AwsAccess, call: Callable[[str], Outcome]) -> Settled:
         while not poll(access, [outcome.wait])[outcome.wait]:
             assert time.monotonic() < ends, outcome
             time.sleep(0.02)
+
+
+def until(access: AwsAccess, wait: str) -> None:
+    """Poll, as a trigger does, until a wait is over."""
+    ends = time.monotonic() + LONGEST_S
+    while not poll(access, [wait])[wait]:
+        assert time.monotonic() < ends, wait
+        time.sleep(0.02)
+
+
+def bare_image(access: AwsAccess, disks: int = 1) -> str:
+    """An image of empty disks."""
+    made = [
+        start_snapshot(access, NewSnapshot(capacity=GIB, token=uuid.uuid4().hex, tags={})).snapshot_id
+        for _ in range(disks)
+    ]
+    for one in made:
+        complete_snapshot(access, one, blocks=0, linear=hashlib.sha256().digest())
+    return Ec2(access).register(ImageRequest(f"wavelift-{uuid.uuid4().hex}", made, "uefi")).image_id
 
 
 @dataclass

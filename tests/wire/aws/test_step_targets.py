@@ -11,7 +11,7 @@ import pytest
 from tests.wire.aws.proving import Proof, settle
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.elbv2 import ALL_ZONES, DELAY, Elbv2, Target, TargetHealth
+from wavelift.adapters.aws.elbv2 import ALL_ZONES, Target, TargetHealth
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.services.dataplane.steps.poll import poll, target_is, target_settled
 from wavelift.services.dataplane.steps.step import Settled, Step, Waiting, apply, look, undo, verify
@@ -50,7 +50,7 @@ def make_group(aws: AwsSimulator, account: Bootstrap) -> Iterator[Callable[..., 
         arn = client.create_target_group(Name=name, Protocol="TCP", Port=443, VpcId=account.vpc_id, TargetType=kind)[
             "TargetGroups"
         ][0]["TargetGroupArn"]
-        delay = [{"Key": DELAY, "Value": str(delay_s)}]
+        delay = [{"Key": "deregistration_delay.timeout_seconds", "Value": str(delay_s)}]
         client.modify_target_group_attributes(TargetGroupArn=arn, Attributes=delay)
         balancer = ""
         if listener:
@@ -115,7 +115,13 @@ def test_a_group_that_serves_nobody_or_takes_no_such_target_is_refused(
     silent, instances = make_group(listener=False), make_group(kind="instance")
     with pytest.raises(PermanentError, match="no listener sends"):
         look(RegisterTargets(access, group=silent.arn, targets=[NEW]))
-    assert look(DeregisterTargets(access, group=silent.arn, targets=[NEW])) == {str(NEW): None}
+    with pytest.raises(PermanentError, match=f"no target {NEW} that could leave it; it has none"):
+        look(DeregisterTargets(access, group=silent.arn, targets=[NEW]))
+    silent.register(OLD)
+    wrong_port = Target(OLD.id, 8443, ALL_ZONES)
+    with pytest.raises(PermanentError, match=f"no target {wrong_port} that could leave it; it has {OLD}"):
+        look(DeregisterTargets(access, group=silent.arn, targets=[OLD, wrong_port]))
+    assert look(DeregisterTargets(access, group=silent.arn, targets=[OLD])) != {str(OLD): None}
     for kind in (RegisterTargets, DeregisterTargets):
         with pytest.raises(PermanentError, match="type instance"):
             look(kind(access, group=instances.arn, targets=[NEW]))
@@ -163,10 +169,6 @@ def test_what_the_states_of_a_target_mean(
     assert health.is_registered is registered
     assert target_settled(health, "healthy") is healthy, "over: healthy, or can't become so"
     assert target_settled(health, "drained") is drained
-
-
-def test_the_delay_of_a_group_is_told(access: AwsAccess, make_group: Callable[..., Group]) -> None:
-    assert Elbv2(access).deregistration_delay_s(make_group(delay_s=120).arn) == 120.0
 
 
 def test_a_target_that_drains_is_waited_for_and_registered_again_in_its_zone(

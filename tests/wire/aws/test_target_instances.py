@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import uuid
@@ -11,19 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.wire.aws.proving import settle
+from tests.wire.aws.proving import LONGEST_S, bare_image, settle, until
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.addresses import Addresses
 from wavelift.adapters.aws.backups import SOURCE_TAG, BackupRequest, Backups
-from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, complete_snapshot, start_snapshot
-from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
+from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.elbv2 import Target
 from wavelift.adapters.aws.instances import Health, Instances
 from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.adapters.aws.ssm import Ssm
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
-from wavelift.base.units import GIB
 from wavelift.services.dataplane.steps.addresses import PrepareAddress
 from wavelift.services.dataplane.steps.poll import image_is_available, instance_is, instance_settled, poll
 from wavelift.services.dataplane.steps.step import Settled, Waiting, apply, look, undo
@@ -32,28 +29,14 @@ from wavelift.simulators.aws import AwsSimulator, Bootstrap
 
 pytestmark = pytest.mark.wire
 
-LONGEST_S = 20.0
 Launch = Callable[..., str]
-
-
-def until(access: AwsAccess, wait: str) -> None:
-    ends = time.monotonic() + LONGEST_S
-    while not poll(access, [wait])[wait]:
-        assert time.monotonic() < ends, wait
-        time.sleep(0.02)
 
 
 @pytest.fixture
 def image(aws: AwsSimulator, access: AwsAccess) -> Iterator[str]:
-    ec2 = Ec2(access)
-    made = [
-        start_snapshot(access, NewSnapshot(capacity=GIB, token=uuid.uuid4().hex, tags={})).snapshot_id for _ in range(2)
-    ]
-    for one in made:
-        complete_snapshot(access, one, blocks=0, linear=hashlib.sha256().digest())
-    image_id = ec2.register(ImageRequest(f"wavelift-{uuid.uuid4().hex}", made, "uefi")).image_id
+    image_id = bare_image(access, disks=2)
     yield image_id
-    ec2.deregister(image_id, delete_snapshots=True)
+    Ec2(access).deregister(image_id, delete_snapshots=True)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from jwt import InvalidTokenError
 from tests import api_fuzz
 from tests.console_server import Server
 from tests.postgres import Postgres
+from tests.unit.console.cutting import one_of_each
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Airflow, Specs, import_catalog
 
@@ -46,23 +47,25 @@ class Manager:
         return bool(user.role == "op")
 
     def get_authorized_dag_ids(self, **_: Any) -> set[str]:
-        return {"erp.replicate", "erp.migrate"}
+        return {"erp.replicate", "erp.migrate", "erp.cutover", "erp.test"}
 
 
 class AnyAirflow(Airflow):
     """Knows the DAGs of the wave and of its connector."""
 
     def is_paused(self, dag_id: str) -> bool | None:
-        known = dag_id.startswith(("erp.", "server_catalog", "connector_health", "environment_check"))
+        known = dag_id.startswith(
+            ("erp.", "server_catalog", "connector_health", "environment_check", "instance_backup")
+        )
         return super().is_paused(dag_id) if known else None
 
 
 class Console:
     """A running console over a ledger with one of each."""
 
-    def __init__(self, server: Server, ledger: Ledger, airflow: AnyAirflow) -> None:
+    def __init__(self, server: Server, ledger: Ledger, airflow: AnyAirflow, specs: Specs) -> None:
         self.url = f"http://127.0.0.1:{server.port}"
-        self.ledger, self.airflow = ledger, airflow
+        self.ledger, self.airflow, self.specs = ledger, airflow, specs
         self.ids: dict[str, str] = {}
 
     def fill(self) -> None:
@@ -81,6 +84,11 @@ class Console:
             "environment": "lab",
             "server_run_id": migration,
         }
+        made = one_of_each(self)
+        self.ids |= {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
+
+    def job(self, server: str) -> None:
+        self._post("/jobs", {"wave": "erp", "servers": [server]})
 
     def _post(self, path: str, body: Any) -> Any:
         answer = requests.post(self.url + path, json=body, headers={"Authorization": "Bearer op"}, timeout=60)
@@ -114,7 +122,7 @@ def console(postgres: Postgres) -> Iterator[Console]:
         }
         server = Server(app)
         try:
-            made = Console(server, ledger, airflow)
+            made = Console(server, ledger, airflow, specs)
             made.fill()
             yield made
         finally:

@@ -5,28 +5,25 @@ As in ``test_printed_rights``: what is printed and never used fails the test, an
 
 from __future__ import annotations
 
-import hashlib
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-from tests.wire.aws.proving import settle
+from tests.wire.aws.proving import bare_image, settle, until
 from tests.wire.aws.test_step_records import APP, Zone
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.backups import BackupRequest, Backups
-from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, complete_snapshot, start_snapshot
-from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
-from wavelift.adapters.aws.elbv2 import ALL_ZONES, Elbv2, Target
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.elbv2 import ALL_ZONES, Target
 from wavelift.adapters.aws.instances import Instances
 from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.adapters.aws.ssm import Ssm
-from wavelift.base.errors import BusyError
-from wavelift.base.units import GIB
+from wavelift.base.errors import BusyError, PermanentError
+from wavelift.base.names import tags
 from wavelift.services.dataplane.steps.addresses import MoveElasticIp, PrepareAddress, SetSecurityGroups
-from wavelift.services.dataplane.steps.poll import image_is_available, instance_is, poll
+from wavelift.services.dataplane.steps.poll import image_is_available, instance_is
 from wavelift.services.dataplane.steps.records import Record, SwitchRecords
 from wavelift.services.dataplane.steps.routing import SetGatewayRoute, SetRoute
 from wavelift.services.dataplane.steps.step import Step, apply, look, undo
@@ -41,13 +38,6 @@ pytestmark = pytest.mark.wire
 
 TARGET = Target("192.168.7.15", 443, ALL_ZONES)
 CIDR = "172.16.0.0/16"
-
-
-def until(access: AwsAccess, wait: str) -> None:
-    ends = time.monotonic() + 20
-    while not poll(access, [wait])[wait]:
-        assert time.monotonic() < ends, wait
-        time.sleep(0.05)
 
 
 @dataclass
@@ -81,10 +71,7 @@ class Landscape:
         self.gateway_table: str = self.ec2.create_transit_gateway_route_table(TransitGatewayId=self.gateway)[
             "TransitGatewayRouteTable"
         ]["TransitGatewayRouteTableId"]
-        access = self.stage.access()
-        made = start_snapshot(access, NewSnapshot(capacity=GIB, token=uuid.uuid4().hex, tags={})).snapshot_id
-        complete_snapshot(access, made, blocks=0, linear=hashlib.sha256().digest())
-        self.image = Ec2(access).register(ImageRequest(f"wavelift-{uuid.uuid4().hex}", [made], "uefi")).image_id
+        self.image = bare_image(self.stage.access())
 
     def remove(self) -> None:
         self.zone.put(APP, "192.0.2.7", action="DELETE")
@@ -143,12 +130,11 @@ def test_sms_13_the_steps_of_a_cutover_have_the_rights_that_they_use_and_no_othe
         ):
             _there_and_back(caller, step)
         _replaced(caller, landscape, card_id)
-        Elbv2(caller).deregistration_delay_s(landscape.group)
         power.stop(instance)
         until(caller, instance_is(instance, "stopped"))
         power.start(instance)
     finally:
-        Ec2(caller).terminate([instance])  # as after a test launch
+        Ec2(stage.access()).terminate([instance])  # a cutover never does
         settle(caller, lambda receipt: undo(address, before, receipt))
     assert rights.denied() == []
     assert rights.unused() == set()
@@ -167,6 +153,36 @@ def _replaced(caller: AwsAccess, landscape: Landscape, card: str) -> None:
         SetGatewayRoute(caller, table=landscape.gateway_table, destination=CIDR, attachment="blackhole"),
     )
     landscape.ec2.delete_transit_gateway_route(**route)
+
+
+def test_sms_13_a_test_launch_has_the_rights_that_it_uses_and_no_others(
+    stage: Stage, held: Callable[..., Rights], landscape: Landscape
+) -> None:
+    """Launched, checked, ended; and what is not ours stays, whoever asks."""
+    rights, admin = held("test"), stage.access()
+    caller, subnet = rights.sides["caller"], stage.account.subnet_ids[0]
+    ours, foreign = (
+        LaunchRequest(landscape.image, "t3.small", subnet, uuid.uuid4().hex, tags=given)
+        for given in (tags("lab", "app01", "lab.test/r1/app01"), {"wavelift:server": "app01"})
+    )
+    other = Ec2(admin).launch(foreign).instance_id
+    # The pace asks the image for its devices.
+    instance = Ec2(caller).launch(replace(ours, volume_initialization_mib_s=200)).instance_id
+    try:
+        until(caller, instance_is(instance, "checked"))
+        with pytest.raises(BusyError, match="Systems Manager"):  # its image has no agent
+            Ssm(caller).send(instance, "AWS-RunShellScript", {"commands": ["true"]}, token=uuid.uuid4().hex)
+        Ssm(caller).invocation(str(uuid.uuid4()), instance)
+        assert {one.instance_id for one in Ec2(caller).instances_of([landscape.image])} == {instance, other}
+        Ec2(caller).terminate([instance])
+        assert rights.denied() == []
+        assert rights.unused() == set()
+        with pytest.raises(PermanentError):
+            Ec2(caller).terminate([other])
+        assert [one["action"] for one in rights.denied()] == ["ec2:TerminateInstances"]
+        assert Ec2(admin).describe_instances([other])[other].state in ("pending", "running")
+    finally:
+        Ec2(admin).terminate([instance, other])
 
 
 def test_amp_09_a_backup_has_the_rights_that_it_uses_and_no_others(

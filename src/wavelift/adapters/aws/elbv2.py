@@ -14,7 +14,6 @@ ALL_ZONES: Final = "all"
 """Zone of an address outside the group's VPC (ELB API reference, TargetDescription)."""
 NOT_REGISTERED: Final = "Target.NotRegistered"
 DRAINING_REASON: Final = "Target.DeregistrationInProgress"
-DELAY: Final = "deregistration_delay.timeout_seconds"
 SERVICE: Final = "elasticloadbalancing"
 
 
@@ -96,15 +95,6 @@ class Elbv2:
             vpc=one.get("VpcId", ""),
             load_balancers=tuple(one.get("LoadBalancerArns", ())),
         )
-
-    def attributes(self, arn: str) -> dict[str, str]:
-        with aws_errors("could not look at the target group's attributes", service=SERVICE, target_group=arn):
-            found = self._client.describe_target_group_attributes(TargetGroupArn=arn)["Attributes"]
-        return {one["Key"]: one.get("Value", "") for one in found}
-
-    def deregistration_delay_s(self, arn: str) -> float:
-        """How long a deregistered target drains. An address can be registered again only after that."""
-        return float(self.attributes(arn).get(DELAY) or 0)
 
     def health(self, arn: str) -> dict[tuple[str, int], TargetHealth]:
         """All targets of the group, those that drain as well, by id and port."""

@@ -20,7 +20,7 @@ from wavelift.rules.flows import CONTINUE_FROM, CUTOVER
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState
 from wavelift.services.cutover import moving as rows
-from wavelift.services.cutover.step_kinds import build
+from wavelift.services.cutover.step_kinds import build, is_for
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.steps.addresses import PrepareAddress
 from wavelift.services.dataplane.steps.poll import instance_is
@@ -156,11 +156,9 @@ def _prepared_interface(ledger: Ledger, access: AwsAccess, known: Cutover, subne
 
     :raises PermanentError: it was made, and is gone.
     """
-    wanted = (subnet, address)
     with ledger.read() as tx:
         steps = cutovers.steps_of(tx, cutovers.PREPARED_KIND, cutovers.prepared_id(known.wave, known.server))
-    standing = [(row, row.spec or {}) for row in steps if row.kind == ADDRESS and row.state in _STANDS]
-    made = [row for row, spec in standing if (spec.get("subnet"), spec.get("address")) == wanted]
+    made = [row for row in steps if row.kind == ADDRESS and row.state in _STANDS and is_for(row.spec, subnet, address)]
     return _interface_of(access, made[0]) if made else ""
 
 

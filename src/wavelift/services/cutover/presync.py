@@ -109,9 +109,15 @@ def _busy(tx: Tx, known: Cutover, asked: DagRun) -> str:
 
 
 def _fits(tx: Tx, run: WaveRun, known: Cutover, ctx: RunContext) -> str:
-    """Why a server needs no run; empty: it needs one."""
-    found, needed = forecast_of(tx, _plan(run, known), _disks(tx, known), now=ctx.clock.now(), synced=False)
-    return "" if needed else f"its forecast fits: {found.words()}"
+    """Why a server needs no run; empty: it needs one. The forecast is stored: the stop of its source asks whether the
+    window holds the newest one."""
+    now = ctx.clock.now()
+    found, needed = forecast_of(tx, _plan(run, known), _disks(tx, known), now=now, synced=False)
+    if needed:
+        return ""
+    if known.forecast != found.dump():
+        cutovers.apply(tx, known, "forecast", at=now, by=ctx.run, forecast=found.dump())
+    return f"its forecast fits: {found.words()}"
 
 
 def _write(tx: Tx, known: Cutover, id: str, ctx: RunContext) -> Cutover:

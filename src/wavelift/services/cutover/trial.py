@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.ec2 import Ec2, Instance
 from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.base.domain import Message, Refusal, ServerFacts
 from wavelift.base.errors import PermanentError, SpecError, located
@@ -45,6 +45,7 @@ from wavelift.services.dataplane.checks import CheckedInstance, CheckOrder, Chec
 
 NO_RESULT = "its checks did not end"
 WAITING_STATES = frozenset({TrialState.LAUNCHING, TrialState.CHECKING})
+OVER = frozenset({TrialState.ENDING, TrialState.ENDED})
 
 
 class AdmittedTest(Message):
@@ -56,6 +57,9 @@ class AdmittedTest(Message):
     servers: tuple[str, ...] = ()
     """Names of the servers whose images are launched; in mode ``end``, nothing."""
     refused: tuple[Refusal, ...] = ()
+    """Asked for by name, or all there are, and they can't be tried: the run fails."""
+    left: tuple[Refusal, ...] = ()
+    """Nobody named them, and they can't be tried: they have no image, or no cutover section."""
     ending: tuple[str, ...] = ()
     """In mode ``end``: ids of test instances."""
 
@@ -125,12 +129,16 @@ def admit(
         if conf.mode == "end":
             return AdmittedTest(wave=bare, mode=conf.mode, ending=_to_end(tx, request.wave, conf))
         chosen, refused = _choose(tx, wave, conf)
+        named = conf.servers or conf.runs
+        left: tuple[Refusal, ...] = ()
+        if chosen and not named:
+            left, refused = refused, ()
         mine = {each.server: each for each in trials.of_dag_run(tx, ctx.run)}
         for each in chosen:
             if each.name not in mine:
                 _insert(tx, each, wave, ctx)
     names = (*mine, *(each.name for each in chosen if each.name not in mine))
-    return AdmittedTest(wave=bare, mode=conf.mode, servers=tuple(sorted(names)), refused=refused)
+    return AdmittedTest(wave=bare, mode=conf.mode, servers=tuple(sorted(names)), refused=refused, left=left)
 
 
 def require_isolation(wave: ResolvedWave) -> None:
@@ -145,7 +153,8 @@ def require_isolation(wave: ResolvedWave) -> None:
 
 def _choose(tx: Tx, wave: ResolvedWave, conf: TestConf) -> tuple[list[_Chosen], tuple[Refusal, ...]]:
     standing = {job.server: job for job in job_rows.standing(tx, wave.wave)}
-    asked = conf.servers or sorted(standing)
+    by_job = _runs_by_job(tx, wave, conf)
+    asked = conf.servers or sorted(run.server for run in by_job.values()) or sorted(standing)
     unknown = [name for name in asked if name not in standing]
     if unknown:
         raise SpecError(
@@ -153,7 +162,14 @@ def _choose(tx: Tx, wave: ResolvedWave, conf: TestConf) -> tuple[list[_Chosen], 
             wave=wave.wave,
             next_step=f"Choose other servers; known: {', '.join(sorted(standing)) or 'none'}",
         )
-    by_job = _runs_by_job(tx, conf)
+    used = {standing[name].id for name in asked}
+    unused = [run.id for job, run in by_job.items() if job not in used]
+    if unused:
+        raise SpecError(
+            f"Not of the present job of a chosen server: {', '.join(unused)}",
+            wave=wave.wave,
+            next_step="Choose its server too, or another run",
+        )
     chosen, refused = [], []
     for name in asked:
         found = _image_of(tx, wave, standing[name], by_job)
@@ -164,10 +180,25 @@ def _choose(tx: Tx, wave: ResolvedWave, conf: TestConf) -> tuple[list[_Chosen], 
     return chosen, tuple(refused)
 
 
-def _runs_by_job(tx: Tx, conf: TestConf) -> dict[str, ReplicationRun]:
-    """Job → the run that was asked for by its id. :raises NotFoundError: there is none of this id."""
-    runs = [replication_runs.get(tx, id) for id in conf.runs or ()]
-    return {run.job_id: run for run in runs}
+def _runs_by_job(tx: Tx, wave: ResolvedWave, conf: TestConf) -> dict[str, ReplicationRun]:
+    """Job → the run that was asked for by its id.
+
+    :raises NotFoundError: there is none of this id. :raises SpecError: it is another wave's, or two are of one server.
+    """
+    found: dict[str, ReplicationRun] = {}
+    for run in (replication_runs.get(tx, id) for id in dict.fromkeys(conf.runs or ())):
+        if run.wave != wave.wave:
+            raise SpecError(
+                f"Run {run.id} belongs to wave {run.wave}", wave=wave.wave, next_step="Ask for its own wave"
+            )
+        other = found.setdefault(run.job_id, run)
+        if other is not run:
+            raise SpecError(
+                f"{other.id} and {run.id} are both of {run.server}",
+                wave=wave.wave,
+                next_step="Choose one of them: a server has one test instance in a run",
+            )
+    return found
 
 
 def _image_of(
@@ -234,27 +265,40 @@ def launch(
         wave = frozen_wave(waves.get(tx, ctx.run))
         chosen = _chosen(tx, wave, row)
         waits = _earlier(tx, wave, chosen.plan, ctx)
-    if row.state in (TrialState.ENDING, TrialState.ENDED):
-        raise PermanentError(
-            f"The test instance is {row.state}", test=row.id, server=row.server, next_step="Start another test run"
-        )
+    place = TargetPlace.load(row.target)
+    if row.state in OVER:
+        _refuse(Ec2(open_aws(place)), row)
     if waits:
         return TierWaits(waits)
     isolation, cutover = wave.environment.isolation, chosen.plan.cutover
     assert isolation is not None
     assert cutover is not None  # `admit` refused the others
-    place = TargetPlace.load(row.target)
     ctx.cancel.check()
+    ec2 = Ec2(open_aws(place))
     with located(server=row.server):
-        instance = Ec2(open_aws(place)).launch(_request(chosen.plan, isolation, row))
+        instance = ec2.launch(_request(chosen.plan, isolation, row))
+    row = _record(ledger, row, instance, ctx, hours=hours or cutover.test_hours)
+    if row.state in OVER:  # somebody ended it meanwhile, and perhaps did not see the instance
+        _refuse(ec2, row)
+    checked = CheckedInstance(
+        server=row.server,
+        instance_id=instance.instance_id,
+        private_ip=instance.private_ip,
+        region=place.region,
+        windows=guest(chosen.facts.guest_id).windows,
+    )
+    return CheckOrder(instance=checked, aws_conn_id=place.aws_conn_id, checks=cutover.checks)
+
+
+def _record(ledger: Ledger, row: TestInstance, instance: Instance, ctx: RunContext, *, hours: float) -> TestInstance:
     now = ctx.clock.now()
     with ledger.write(job_rows.lock_name(row.wave)) as tx:
         row = trials.get(tx, row.id, lock=True)
+        if row.state in OVER:
+            return row
         first = row.instance_id != instance.instance_id
-        times: dict[str, Any] = (
-            {"launched_at": now, "ends_at": now + timedelta(hours=hours or cutover.test_hours)} if first else {}
-        )
-        trials.apply(
+        times: dict[str, Any] = {"launched_at": now, "ends_at": now + timedelta(hours=hours)} if first else {}
+        return trials.apply(
             tx,
             row,
             "launched",
@@ -267,14 +311,14 @@ def launch(
             error="",
             **times,
         )
-    checked = CheckedInstance(
-        server=row.server,
-        instance_id=instance.instance_id,
-        private_ip=instance.private_ip,
-        region=place.region,
-        windows=guest(chosen.facts.guest_id).windows,
+
+
+def _refuse(ec2: Ec2, row: TestInstance) -> NoReturn:
+    """:raises PermanentError: always. What a launch made of it, though it was over, goes."""
+    _gone(ec2, row)
+    raise PermanentError(
+        f"The test instance is {row.state}", test=row.id, server=row.server, next_step="Start another test run"
     )
-    return CheckOrder(instance=checked, aws_conn_id=place.aws_conn_id, checks=cutover.checks)
 
 
 def _chosen(tx: Tx, wave: ResolvedWave, row: TestInstance) -> _Chosen:
@@ -336,7 +380,7 @@ def record_result(ledger: Ledger, ctx: RunContext, report: CheckReport | None, w
             found=report.instance_id,
             next_step="Clear the server's check task",
         )
-    if row.state in (TrialState.ENDING, TrialState.ENDED):
+    if row.state in OVER:
         return row
     passed = report is not None and report.passed
     outcomes: Sequence[CheckOutcome] = report.outcomes if report is not None else ()

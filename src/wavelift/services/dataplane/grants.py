@@ -29,11 +29,14 @@ from wavelift.rules.preflight_requester import EXPORT, RequesterFacts, check_req
 SETTING: Final = "[wavelift] grant_keys_folder"
 
 
-def verify(token: str, intent: Intent, *, keys: Path, serves: Collection[str], now: datetime) -> Grant:
+def verify(
+    token: str, intent: Intent, *, keys: Path, serves: Collection[str], now: datetime, issuer: str = ""
+) -> Grant:
     """What the control plane granted, if it is what this task is about to do.
 
     :param keys: folder of public keys, one file ``<kid>.pem`` each.
     :param serves: the queues that this worker serves by its own configuration; empty: it does not say.
+    :param issuer: the task of the run that issues it, if it is another one than the scope's.
     :raises GrantError: no grant, a forged or expired one, or one for something else; it names the field.
     """
     if serves and intent.connector not in serves:
@@ -44,9 +47,9 @@ def verify(token: str, intent: Intent, *, keys: Path, serves: Collection[str], n
             found=intent.connector,
             next_step="Correct [wavelift] connector on this worker, or the queues that it is started with",
         )
-    kid = grants.kid_in(token, intent.scope)
-    grant = grants.read(token, public_key(keys, kid), now=now)
-    grants.require(grant, intent)
+    kid = grants.kid_in(token, intent.scope, issuer=issuer)
+    grant = grants.read(token, public_key(keys, kid), now=now, issuer=issuer)
+    grants.require(grant, intent, issuer=issuer)
     return grant
 
 

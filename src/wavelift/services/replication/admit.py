@@ -39,16 +39,15 @@ def admit(
     wave = ResolvedWave.load(known) if known else load(request.wave)
     environment = wave.environment.environment
     presyncs = conf.mode == "replicate" and is_presync(ctx.run)
-    # What a cutover starts has the right of whoever asked for that: they may not migrate, perhaps.
-    of_cutover = presyncs or _reads_back(ledger, request.wave, conf, ctx)
-    if of_cutover:
+    reads_back = _reads_back_a_cutover(ledger, request.wave, conf, ctx)
+    if presyncs or reads_back:
         require_run(ledger, environment, Action.CUT_OVER, ctx, rights=rights)
     elif conf.mode != "replicate" or not request.scheduled_for:
         require_run(ledger, environment, priority_action(conf.priority), ctx, rights=rights)
     if conf.mode != "replicate":
         with ledger.read() as tx:
             ran = dag_runs_of(tx, jobs=conf.jobs or (), ids=conf.runs or ())
-        require_where(ledger, ran, Action.CUT_OVER if of_cutover else Action.MIGRATE, ctx, rights=rights)
+        require_where(ledger, ran, Action.CUT_OVER if reads_back else Action.MIGRATE, ctx, rights=rights)
         admitted = AdmittedRuns(
             wave=wave.model_copy(update={"servers": ()}),
             dag_id=ctx.run.dag_id,
@@ -86,12 +85,13 @@ def admit(
     )
 
 
-def _reads_back(ledger: Ledger, wave: str, conf: ReplicateConf, ctx: RunContext) -> bool:
-    """Whether the run only reads back what cutovers recorded that name this very run."""
-    if conf.mode != "verify" or conf.jobs or not conf.runs:
+def _reads_back_a_cutover(ledger: Ledger, wave: str, conf: ReplicateConf, ctx: RunContext) -> bool:
+    """Whether a cutover started this run, and it does what that asked for: whoever may cut over may finalize, too,
+    which needs it. An id that somebody chose is in no row."""
+    if conf.mode != "verify" or conf.jobs or conf.priority != "normal":
         return False
     with ledger.read() as tx:
-        return cutovers.read_back_by(tx, ctx.run, wave).issuperset(conf.runs)
+        return bool(conf.runs) and set(conf.runs or ()) <= cutovers.read_back_by(tx, ctx.run, wave)
 
 
 def _denies(bench: Bench, ctx: RunContext) -> Denies:

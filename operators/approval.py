@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 WAIT: Final = "approval_wait"
 """Key of the task state store: when the wait began and ends, and of which clear of the run that is."""
 ANSWER: Final = "approval_answer"
-"""Key of the task state store: an answer of which the ledger does not know yet."""
+"""Key of the task state store: an answer of which the ledger does not know yet, and the digest that it is about."""
+ASKED: Final = "approval_asked"
+"""Key of the task state store: the digest of what the person was shown."""
 ASK_AGAIN: Final = "Clear this task to ask again, or trigger a new run"
 
 
@@ -32,8 +34,9 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
     Control plane. Airflow's page of required actions lets everybody answer who may edit the DAG run; this operator then
     asks the ledger and the environment's files whether the answer counts. If not, that is an event in the audit trail,
     and the question stands for the rest of the time. The approval itself is a row of the ledger, which a later task
-    must read: a task that somebody marked a success has approved nothing. A rejection, or no answer in time, fails the
-    task without another try, since a retry would ask again. An approval whose ledger was away is kept and tried again.
+    must read: a task that somebody marked a success has approved nothing. If the plan was made anew since the person
+    was asked, the answer does not count, and it is asked again. A rejection, or no answer in time, fails the task
+    without another try, since a retry would ask again. An approval whose ledger was away is kept and tried again.
 
     :param question: a :class:`~wavelift.rules.approval.Question` as a dict; none where :meth:`asked` is overridden.
     :param subject: the question in one line. :param body: what is approved, in Markdown.
@@ -59,8 +62,8 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
             self.log.info("nobody is asked: the wave's spec says 'approval: none'")
             return None
         kept = self._state(context).get(ANSWER)
-        if kept is not None:  # an earlier try had the answer, and could not write it
-            return self._take(context, question, Given.load(kept))
+        if kept is not None and kept["digest"] == question.digest:  # an earlier try had it, and could not write it
+            return self._take(context, question, Given.load(kept["given"]))
         known = self._standing(context, question)
         if known is not None:
             return self._approved(known)
@@ -74,16 +77,23 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
                 self._nobody(context, question)
             if "error" in event:
                 raise NotApprovedError(f"Airflow could not take the answer: {event['error']}", next_step=ASK_AGAIN)
-            given = given_of(event, self.APPROVE)
-            self._state(context).set(ANSWER, given.dump())
+            given, state = given_of(event, self.APPROVE), self._state(context)
+            if state.get(ASKED) != question.digest:
+                self.log.warning("the plan was made anew since %s was asked: the answer is to another one", given.user)
+                self._ask(context, question)
+            state.set(ANSWER, {"digest": question.digest, "given": given.dump()})
             return self._take(context, question, given)
 
     def _take(self, context: Context, question: Question, given: Given) -> dict[str, Any]:
         from wavelift.services.common.approval import Verdict, take
 
-        with self.ledger() as ledger:
-            ctx = self.server_context(context)
-            taken = take(ledger, question, given, ctx, rights=self.rights())
+        known = self._standing(context, question)
+        if known is None or known.approval is None or known.approval.answered_by != given.user:
+            with self.ledger() as ledger:
+                ctx = self.server_context(context)
+                taken = take(ledger, question, given, ctx, rights=self.rights())
+        else:  # the REST API, or an earlier try, wrote it already
+            taken = known
         self._state(context).delete(ANSWER)
         if taken.verdict is Verdict.NOT_COUNTED:
             self.log.warning("the answer does not count: %s. %s", taken.why, taken.way_out)
@@ -109,6 +119,7 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
         if left <= timedelta(0):
             self._nobody(context, question)
         self.response_timeout = left
+        self._state(context).set(ASKED, question.digest)
         ApprovalOperator.execute(self, context)
         raise AssertionError("a task that waits for a person does not return")
 

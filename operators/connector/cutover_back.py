@@ -100,7 +100,8 @@ class StartSourcesOperator(GrantedSources):
 class LookAtSourcesOperator(ConnectorOperator):
     """Look whether sources that cutovers stopped are off, and off their networks. Only reads.
 
-    Runs on the connector's queue. Returns a :class:`~wavelift.services.dataplane.source_watch.SeenSource` each.
+    Runs on the connector's queue. A vCenter that does not answer does not hide the others; what a retry may cure is
+    tried again. Returns a :class:`~wavelift.services.dataplane.source_watch.SeenSource` each.
 
     :param sources: what :class:`WatchedSourcesOperator` returned.
     """
@@ -117,15 +118,28 @@ class LookAtSourcesOperator(ConnectorOperator):
 
         seen: list[SeenSource] = []
         sources = sorted((WatchedSource.load(each) for each in self.sources), key=lambda one: one.connection)
-        for connection, group in groupby(sources, lambda one: one.connection):
-            with self.vcenter(connection) as session:
-                for one in group:
-                    try:
-                        seen.append(look_at(session, one))
-                    except (FencedError, Cancelled):
-                        raise
-                    except WaveliftError as error:
-                        seen.append(SeenSource(server=one.server, cutover=one.cutover, error=str(error)))
+        again: WaveliftError | None = None
+        for connection, grouped in groupby(sources, lambda one: one.connection):
+            left = list(grouped)
+            try:
+                with self.vcenter(connection) as session:
+                    while left:
+                        try:
+                            seen.append(look_at(session, left[0]))
+                        except (FencedError, Cancelled):
+                            raise
+                        except WaveliftError as error:
+                            seen.append(SeenSource.unseen(left[0], error))
+                        left.pop(0)
+            except (FencedError, Cancelled):
+                raise
+            except WaveliftError as error:
+                self.log.error("%s: %s", connection, error)
+                again = error if error.retryable else again
+                seen += [SeenSource.unseen(one, error) for one in left]
+        ti = context["ti"]
+        if again is not None and ti.try_number <= ti.max_tries:
+            raise again
         return [each.dump() for each in seen]
 
 
@@ -142,14 +156,25 @@ class FenceSourcesOperator(GrantedSources):
     judged: Any
 
     def work(self, context: Context) -> list[str]:
+        from wavelift.base.errors import Cancelled, FencedError, WaveliftError
         from wavelift.services.dataplane.source_return import SourceToStart
         from wavelift.services.dataplane.source_watch import fence_again
 
         fenced = []
+        failed: WaveliftError | None = None
         for one in (self.judged or {}).get("fence", ()):
             source = SourceToStart.load(one)
-            with self.granted(context, source) as session:
-                fence_again(session, source, self._cancel)
+            try:
+                with self.granted(context, source) as session:
+                    fence_again(session, source, self._cancel)
+            except (FencedError, Cancelled):
+                raise
+            except WaveliftError as error:  # the others must not stay connected for that
+                self.log.error("%s: %s", source.server, error)
+                failed = error
+                continue
             self.log.warning("%s: its source is disconnected again", source.server)
             fenced.append(source.server)
+        if failed is not None:
+            raise failed
         return fenced

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
+from wavelift.operators._base import conf_of
 from wavelift.operators._keys import REPORT_KEY
 from wavelift.operators.control._plane import WaveRunOperator
+from wavelift.operators.control._telling import TellingOperator
 from wavelift.operators.control._waiting import WaitingOperator
 from wavelift.operators.control.report import ReportingOperator, believed, task_outcomes, task_states, why_stopped
 from wavelift.rules.flows import ADMIT, CUTOVER, PREFLIGHT, REPORT
@@ -83,7 +85,8 @@ class CutoverRunOperator(WaveRunOperator, WaitingOperator):
 class PrepareOperator(CutoverRunOperator):
     """Lower the TTL of the records that a cutover will switch, and make the network interfaces of fixed addresses.
 
-    Control plane. What was there before is kept in the ledger; a repeated call does only what is left. Returns a
+    Control plane. What was there before is kept in the ledger; a repeated call does only what is left. With ``undo`` in
+    the run's conf it takes all that back. Returns a
     :class:`~wavelift.services.cutover.prepare.Prepared`, and fails when a server failed.
 
     :param wave: name of the wave.
@@ -98,12 +101,13 @@ class PrepareOperator(CutoverRunOperator):
         from wavelift.services.cutover.back import Waiting
 
         tasks = [self._frozen(ledger, self.server_task(context, one), ctx) for one in self.servers or ()]
-        found = preparing.prepare(ledger, self.access, tasks, ctx)
+        found = preparing.prepare(ledger, self.access, tasks, ctx, undo=bool(conf_of(context).get("undo")))
         if isinstance(found, Waiting):
             self.wait_for_all(found)
         for one in found.servers:
             after = f", switch after {one.switch_after:%Y-%m-%d %H:%M} UTC" if one.switch_after else ""
-            self.log.info("%-20s %s %s%s %s", one.server, one.address, one.interface, after, one.error)
+            did = f"taken back {one.words}" if one.undone else f"{one.address} {one.interface}{after}"
+            self.log.info("%-20s %s %s", one.server, did, one.error)
         context["ti"].xcom_push(key=REPORT_KEY, value=found.dump())
         preparing.raise_when_failed(found)
         return dict(found.dump())
@@ -119,7 +123,7 @@ class PrepareOperator(CutoverRunOperator):
         return task.model_copy(update={"plan": known.plan})
 
 
-class UndoOperator(CutoverRunOperator):
+class UndoOperator(CutoverRunOperator, TellingOperator):
     """Undo the network steps of cutovers in reverse order, then stop their instances, and wait, deferred, for both.
 
     Control plane. Returns an :class:`~wavelift.services.cutover.back.Undone`: whose sources may run again now, with a
@@ -131,10 +135,13 @@ class UndoOperator(CutoverRunOperator):
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.services.cutover.back import Waiting, undo
+        from wavelift.services.cutover.persons import asked
 
         ids = self.claimed(ledger, ctx)
         found = undo(ledger, self.access, ids, ctx, key_file=config.grant_key_file())
         if isinstance(found, Waiting):
+            waits = [wait for each in found.waits.values() for wait in each]
+            self.tell(ledger, asked(ledger, waits), "person", context)
             self.wait_for_all(found)
         for id, why in found.failed.items():
             self.log.error("%s: %s", id, why)
@@ -283,7 +290,8 @@ class RevertFailedOperator(WaveRunOperator):
     """Start a run in mode ``revert`` for servers that failed once their source was touched; a teardown after the
     report.
 
-    Servers whose file says ``on_failure: stop`` are left as they are. It fails when the report failed: Airflow lets the
+    Servers whose file says ``on_failure: stop`` are left as they are, unless their window is over and it says
+    ``on_window_end: revert``. It fails when the report failed: Airflow lets the
     last teardown alone decide how the run ends.
 
     :param wave: name of the wave.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from wavelift.airflow.links import InstanceLink, instance_url
 from wavelift.base.errors import TamperedError
 from wavelift.operators.control._plane import ControlServerOperator
+from wavelift.operators.control._telling import TellingOperator
 from wavelift.operators.control._waiting import WaitingOperator
 from wavelift.operators.control.image import AmiOperator
 from wavelift.operators.control.record import RecordOperator
@@ -205,7 +206,7 @@ class LaunchTargetOperator(StepsWaitingOperator):
         return found.dump()
 
 
-class SwitchOperator(StepsWaitingOperator):
+class SwitchOperator(StepsWaitingOperator, TellingOperator):
     """Make the server's network steps, one after the other, and wait, deferred, until each has taken effect.
 
     Returns the server's name, its cutover and when it was switched.
@@ -218,6 +219,7 @@ class SwitchOperator(StepsWaitingOperator):
     checked: Any
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
+        from wavelift.services.cutover.persons import asked
         from wavelift.services.cutover.steps import Waits
         from wavelift.services.cutover.switch import switch
         from wavelift.services.dataplane.checks import CheckReport
@@ -226,6 +228,8 @@ class SwitchOperator(StepsWaitingOperator):
         access = self.aws_of(task.plan.target)
         with self.ledger() as ledger:
             found = switch(ledger, access, task, report, self.server_context(context, task.name))
+            if isinstance(found, Waits):
+                self.tell(ledger, asked(ledger, found.waits), "person", context)
         if isinstance(found, Waits):
             self.log.info("waits: %s", found.words)
             self.wait_for_steps(task, found.waits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from airflow.sdk.exceptions import AirflowRuntimeError
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import Ledger
     from wavelift.rules.approval import Question
-    from wavelift.rules.plans import ServerPlan
     from wavelift.services.cutover.plan import Planner
     from wavelift.services.cutover.presync import Presync
     from wavelift.services.dataplane.cutover_messages import AdmittedCutover, PlannedCutover
@@ -28,8 +29,22 @@ if TYPE_CHECKING:
 
 WORDS_KEY: Final = "words"
 """XCom of the plan task: the plan as text, for who approves it."""
+PAGE_KEY: Final = "page"
+"""XCom of the plan task: the same in Markdown. The page shows a code block in one line."""
+_MARKS: Final = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 AFTER_PLAN: Final = {"plan": "", "prepare": "prepare", "cutover": "approve"}
 """Mode → the step that follows the plan; empty: only the report is left."""
+
+
+def is_asleep(context: Context, dag_id: str) -> bool:
+    """Whether nothing of a DAG starts: it is paused, or Airflow does not have it."""
+    task: Any = context["ti"]
+    try:
+        return bool(task.get_dag(dag_id).is_paused)
+    except AirflowRuntimeError as error:
+        if status_of(error) in GONE:
+            return True
+        raise
 
 
 class AdmitCutoverOperator(AdmittingOperator):
@@ -93,25 +108,31 @@ class PlanCutoverOperator(WaveRunOperator):
         context["ti"].xcom_push(key=REPORT_KEY, value=planned.dump())
         lines = planned.lines()
         context["ti"].xcom_push(key=WORDS_KEY, value="\n".join(lines))
+        context["ti"].xcom_push(key=PAGE_KEY, value=page_of(lines))
         for line in lines:
             self.log.info("%s", line)
 
     def _planner(self, ledger: Ledger, report: PreflightReport, context: Context) -> Planner:
-        """With what AWS says of the target groups. Where they are is asked by the frozen plans alone."""
-        from wavelift.services.cutover.plan import Planner, frozen_plans
-        from wavelift.services.cutover.step_kinds import plan_of, prepared_of
-        from wavelift.services.dataplane.cutover_facts import groups_of, look_at_groups
+        """With what AWS says of the places that steps take. Where they are is asked by the frozen plans alone."""
+        from wavelift.services.cutover.plan import Planner, frozen_plans, watching
+        from wavelift.services.cutover.prepare import planned_back, planned_for
+        from wavelift.services.cutover.step_kinds import plan_of
+        from wavelift.services.dataplane.cutover_facts import look_at
 
         _, plans = frozen_plans(ledger, report, self.server_context(context))
-        groups: dict[str, str | None] = {}
-        for plan in plans.values():
-            new = [arn for arn in groups_of([plan]) if arn not in groups]
-            groups |= look_at_groups(self.aws_of(plan.target), new) if new else {}
+        places = {
+            task.name: look_at(self.aws_of(plans[task.name].target), plans[task.name], task.facts.ip_addresses)
+            for task in report.servers
+        }
+        watches = {id for plan in plans.values() for id in watching(plan.connector)}
+        prepared = planned_back if conf_of(context).get("undo") else planned_for
+        asleep = {id for id in watches if is_asleep(context, id)}
+        return Planner(steps=plan_of, prepared=prepared, places=places, asleep=asleep)
 
-        def prepared(plan: ServerPlan) -> Any:
-            return prepared_of(plan)
 
-        return Planner(steps=plan_of, prepared=prepared, groups=groups)
+def page_of(lines: Sequence[str]) -> str:
+    """Lines of a plan in Markdown. Numbered ones become a list, and names can't format anything."""
+    return "\n\n".join(_MARKS.sub(r"\\\1", line) for line in lines)
 
 
 class ApproveCutoverOperator(ApproveOperator):
@@ -238,8 +259,7 @@ class PresyncOperator(WaveRunOperator, WaitingOperator):
     def _require_awake(self, context: Context, dag_id: str) -> None:
         from wavelift.base.errors import PermanentError
 
-        found: Any = context["ti"]
-        if found.get_dag(dag_id).is_paused:
+        if is_asleep(context, dag_id):
             raise PermanentError(
                 f"The DAG {dag_id} is paused: nothing of it starts",
                 next_step=f"Unpause {dag_id}, then clear this task with all that comes after it",

@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
 from wavelift.operators.control._plane import ControlOperator
+from wavelift.operators.control._telling import TellingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.adapters.aws.access import AwsAccess
-    from wavelift.ledger import Ledger
     from wavelift.ledger.cutover_records import TargetPlace
-    from wavelift.services.cutover.watch import Alert
-
-TITLES: Final[Mapping[str, str]] = {
-    "fence": "its switched-off source is on, or connected",
-    "nobody_serves": "perhaps nobody serves it",
-}
-
-
-class TellingOperator(ControlOperator):
-    """Base of what tells people of alerts, each once, by the notifiers of the settings."""
-
-    def tell(self, ledger: Ledger, alerts: Collection[Alert], kind: str, context: Context) -> None:
-        from wavelift.airflow.notifiers import Kind, Notice, notify
-
-        for each in alerts:
-            self.log.error("%s", each.words)
-            subject = f"{each.cutover} {each.since.isoformat()}"
-            title = f"{each.server} (wave {each.wave}): {TITLES[kind]}"
-            details = {"cutover": each.cutover, "server": each.server}
-            notice = Notice(
-                kind=Kind(kind),
-                subject=subject,
-                title=title,
-                text=each.words,
-                at=each.since,
-                wave=each.wave,
-                details=details,
-            )
-            notify(ledger, notice, context)
 
 
 class WatchedSourcesOperator(ControlOperator):

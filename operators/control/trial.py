@@ -48,6 +48,8 @@ class AdmitTestOperator(AdmittingOperator):
         admitted = trial.admit(ledger, request, self.resolved, self.server_context(context), rights=self.rights())
         for refused in admitted.refused:
             self.log.warning("%s: %s", refused.server, refused.reason)
+        for left in admitted.left:
+            self.log.info("%s is left out: %s", left.server, left.reason)
         return admitted
 
     def first_step(self, admitted: AdmittedTest) -> str:

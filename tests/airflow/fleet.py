@@ -28,8 +28,8 @@ from wavelift.simulators.vcenter import SimDisk, SimVm
 from wavelift.simulators.vcenter import start as start_vcenter
 
 DAILY: Final = {"replication": {"frequency_hours": 24}}
-DEAF: Final = {"kind": "tcp", "port": 9, "within_minutes": 0.1}
-"""No instance of the simulator listens anywhere."""
+DEAF: Final = {"kind": "http", "port": 9, "status": 299, "within_minutes": 0.1}
+"""No instance of the simulator listens anywhere. Behind a proxy a connection alone may succeed."""
 MOVED: Final = {
     **DAILY,
     "cutover": {"approval": "none", "downtime_minutes": 10_000},

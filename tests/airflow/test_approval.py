@@ -184,6 +184,22 @@ def test_a_try_that_could_not_report_its_answer_is_not_asked_again(lab: Lab) -> 
     assert [one.action for one in told(lab, run)] == ["approval.approve"]
 
 
+def test_an_answer_to_a_plan_that_was_made_anew_meanwhile_is_asked_again(lab: Lab) -> None:
+    """Somebody cleared the plan task alone, while the question stood: the person was shown the older plan."""
+    real: Any = ApproveOperator.asked
+    digests = iter(["d0", "d1"])
+    last: list[str] = []
+
+    def asked(self: Any, context: Any) -> Any:
+        last[:] = [next(digests, *last)]
+        return real(self, context).model_copy(update={"digest": last[0]})
+
+    with answers(("op", "Approve"), ("admin", "Approve")), patch.object(ApproveOperator, "asked", asked):
+        run = lab.run("lab_approval_required", file=FILE).ends("success")
+    assert [(one.action, one.actor) for one in told(lab, run)] == [("approval.approve", "admin")]
+    assert within(lab.ledger.read(), cutovers.newest_approval, "lab", run.run_id, "d0") is None
+
+
 def test_after_a_clear_it_is_asked_anew(lab: Lab) -> None:
     with answers(("op", "Reject")):
         run = lab.run("lab_approval_required", file=FILE).ends("failed")

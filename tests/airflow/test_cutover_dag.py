@@ -144,3 +144,11 @@ def test_it_comes_back_and_the_schedule_goes_on(lab: Lab, switched: Done) -> Non
     states = run.states()
     assert {states[name] for name in ("preflight", "plan", "go", "server.reserve", "finalize")} == {"skipped"}
     assert lab.run("moved.replicate", {"servers": ["moved-b"]}).ends("success")
+
+
+def test_a_plan_is_a_list_on_the_page_and_names_format_nothing() -> None:
+    """Airflow shows a code block in one line: seen."""
+    from wavelift.operators.control.cutover_plan import page_of
+
+    lines = ["web_01, tier *all*", "  1. Shut <it> down", "     back: Start it"]
+    assert page_of(lines) == "web\\_01, tier \\*all\\*\n\n  1. Shut \\<it\\> down\n\n     back: Start it"

@@ -19,7 +19,7 @@ from wavelift.airflow.triggers.instant import DagRunTrigger, InstantTrigger
 from wavelift.airflow.triggers.replication_runs import ReplicationRunTrigger
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import DagRun
-from wavelift.operators.control.cutover_plan import PresyncOperator
+from wavelift.operators.control.cutover_plan import PresyncOperator, is_asleep
 from wavelift.services.cutover import presync
 from wavelift.services.cutover.presync import Presync
 
@@ -104,6 +104,21 @@ def test_a_paused_dag_fails_it_in_words(airflow: Airflow, monkeypatch: pytest.Mo
     with pytest.raises(PermanentError, match=r"The DAG erp\.replicate is paused.*Unpause erp\.replicate"):
         _work(airflow, monkeypatch)
     assert airflow.started == []
+
+
+def test_a_dag_that_airflow_does_not_have_is_asleep() -> None:
+    class Gone:
+        is_paused = False
+
+        def get_dag(self, dag_id: str) -> Any:
+            if dag_id == "gone":
+                raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404}))
+            return self
+
+    context: Any = {"ti": Gone()}
+    assert (is_asleep(context, "gone"), is_asleep(context, "cutover_upkeep")) == (True, False)
+    Gone.is_paused = True
+    assert is_asleep(context, "cutover_upkeep")
 
 
 def test_it_waits_for_a_run_of_before(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,9 @@ def parse(job):
     vendors = sorted(name for name in set(sys.modules) - before if name.startswith({vendors!r}))
     forms = {{name: list(dag.params) for name, dag in dags.items()}}
     with_forms = [task.task_id for dag in dags.values() for task in dag.tasks if task.params]
-    return {{"dags": sorted(dags), "tasks": tasks, "vendors": vendors, "forms": forms, "tasks_with_forms": with_forms}}
+    paused = [name for name, dag in dags.items() if dag.is_paused_upon_creation is not False]
+    return {{"dags": sorted(dags), "paused": sorted(paused), "tasks": tasks, "vendors": vendors, "forms": forms,
+            "tasks_with_forms": with_forms}}
 
 for line in sys.stdin:
     if os.fork() == 0:
@@ -154,8 +156,10 @@ def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: P
     parsed = _parse(parser, dags, file="catalog.py")
     ids = {"server_catalog", "connector_health", "cutover_watch"}
     named = {f"{name}.{connector}" for name in ids if connector != "default"}
-    assert parsed["dags"] == sorted(ids | named | {"environment_check", "cutover_upkeep"})
+    assert parsed["dags"] == sorted(ids | named | {"environment_check", "instance_backup", "cutover_upkeep"})
     assert parsed["vendors"] == []
+    unpaused = set(parsed["dags"]) - set(parsed["paused"])
+    assert unpaused == {name for name in parsed["dags"] if name.startswith("cutover_")}, "before any wave cuts over"
     queues = {task: queue for task, _, _, queue, _, _ in parsed["tasks"] if queue != "default"}
     assert set(queues.values()) <= {connector}
 

@@ -21,7 +21,7 @@ from wavelift.airflow import config, notifications, notifiers
 from wavelift.airflow.notifications import WindowDeadline, wave_deadline, wave_is_late, window_deadline
 from wavelift.airflow.notifiers import Kind, Notice, notify
 from wavelift.base.errors import SpecError
-from wavelift.dag_factory import raise_spec_errors
+from wavelift.dag_factory import raise_spec_errors, trial
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.ledger import Event, Ledger, events
@@ -96,8 +96,8 @@ def late_events(ledger: Ledger) -> list[Event]:
 # Deadlines
 
 
-@pytest.mark.parametrize("make", [migrate_dag, replicate_dag])
-def test_air_03_migrate_and_replicate_have_a_deadline_and_a_warning(make: Any) -> None:
+@pytest.mark.parametrize("make", [migrate_dag, replicate_dag, trial.test_dag])
+def test_air_03_migrate_replicate_and_test_have_a_deadline_and_a_warning(make: Any) -> None:
     assert [alert.interval for alert in make(SHAPE).deadline] == [timedelta(minutes=60), timedelta(minutes=48)]
     assert not make(WaveShape(wave="erp")).deadline
     assert wave_deadline(WaveShape(wave="erp")) is None

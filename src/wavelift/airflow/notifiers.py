@@ -43,9 +43,11 @@ class Kind(StrEnum):
     """80 % of the time until the deadline is over."""
     LATE = "late"
     FENCE = "fence"
-    """The source of a cutover is on, or connected, though the instance serves."""
+    """The source of a cutover is on, or connected, though the instance serves; or it could not be looked at."""
     NOBODY_SERVES = "nobody_serves"
-    """A cutover is open, its run is over, and neither source nor instance serves."""
+    """A cutover is open, and perhaps neither source nor instance serves: its run is over, or it takes too long."""
+    PERSON = "person"
+    """A step of a cutover, or of its way back, waits for a person."""
 
 
 class Notice(Message):

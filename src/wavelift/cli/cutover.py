@@ -64,7 +64,7 @@ def plan(  # one parameter per option
     wave: Wave, servers: ServerNames = None, start: From = "", end: To = "", as_json: AsJson = False
 ) -> None:
     """What a cutover would do: every step with its undo, the downtime to expect, what is in the way. It only reads."""
-    run = _run_of(wave, "plan", servers, start, end, "")
+    run = _run_of(wave, "plan", servers, start, end)
     run.result(PLAN, explained_by=REPORT)
     report = run.xcom(PLAN, "report")
     if as_json:
@@ -78,9 +78,15 @@ def plan(  # one parameter per option
 
 @app.command()
 @api_errors_told()
-def prepare(wave: Wave, servers: ServerNames = None, note: Note = "", as_json: AsJson = False) -> None:
+def prepare(
+    wave: Wave,
+    servers: ServerNames = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take that back: no cutover will come.")] = False,
+    note: Note = "",
+    as_json: AsJson = False,
+) -> None:
     """Days before: lower TTLs, and make the network interfaces of fixed addresses."""
-    run = _run_of(wave, "prepare", servers, "", "", note)
+    run = _run_of(wave, "prepare", servers, "", "", note=note, undo=undo)
     found = run.xcom(PREPARE, "report") or {}
     rows = found.get("servers", ()) if isinstance(found, dict) else ()
     if as_json:
@@ -95,6 +101,8 @@ def prepare(wave: Wave, servers: ServerNames = None, note: Note = "", as_json: A
 def _prepared(each: dict[str, Any]) -> str:
     if each.get("error"):
         return f"failed: {each['error']}"
+    if each.get("undone"):
+        return "; ".join(filter(None, ["taken back", each.get("words")]))
     after = each.get("switch_after")
     words = [
         f"interface {each['interface']} with {each['address']}" if each.get("interface") else "",
@@ -335,7 +343,7 @@ def end_test(id: Annotated[str, typer.Argument(metavar="ID", help="Id of a test 
 
 
 def _asked(
-    api: ApiClient, wave: str, mode: str, servers: Sequence[str] | None, begin: str, end: str, **more: str
+    api: ApiClient, wave: str, mode: str, servers: Sequence[str] | None, begin: str, end: str, **more: str | bool
 ) -> dict[str, Any]:
     dag_id = CUTOVER.dag_id(wave)
     wake(api, dag_id, _none(wave, dag_id))
@@ -350,10 +358,10 @@ def _asked(
 
 
 def _run_of(  # what the two modes without cutovers share
-    wave: str, mode: str, servers: Sequence[str] | None, begin: str, end: str, note: str
+    wave: str, mode: str, servers: Sequence[str] | None, begin: str, end: str, **more: str | bool
 ) -> EndedRun:
     api = client()
-    return ended(api, RunStarted.model_validate(_asked(api, wave, mode, servers, begin, end, note=note)))
+    return ended(api, RunStarted.model_validate(_asked(api, wave, mode, servers, begin, end, **more)))
 
 
 def _none(wave: str, dag_id: str) -> str:

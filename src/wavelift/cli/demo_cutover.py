@@ -65,7 +65,7 @@ def lay_out(dags: Path, running: Stage) -> None:
         "source": {"connection": "vsphere_demo", "connector": "default"},
         "environment": "demo",
         "defaults": {"instance_type": "t3.small", "verify": "full"},
-        "replication": {"frequency_hours": 24},
+        "replication": {"frequency_hours": 24, "ami": "register"},
         # So long that no run before the cutover is needed: the demo shows the downtime, not how to shorten it.
         "cutover": {"ami": "register", "downtime_minutes": 10_000},
         "servers": [{"name": SERVER, "cutover": {"steps": [{"dns": {"zone": zone, "name": NAME}}]}}],

@@ -7,7 +7,7 @@ writing the right to trigger it and ``cut_over`` in the environment.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
@@ -43,14 +43,17 @@ from wavelift.rules.conf import CutoverConf
 from wavelift.rules.cutover import CutoverState
 from wavelift.rules.flows import CUTOVER
 from wavelift.services.common.admit import frozen_wave
+from wavelift.services.common.approval import standing, take
 from wavelift.services.cutover import requests
-from wavelift.services.cutover.approvals import approval_of
+from wavelift.services.cutover.approvals import approval_of, finalize_question, plan_question
 from wavelift.services.cutover.ending import End, require_endable
 from wavelift.services.cutover.steps import confirm
 from wavelift.services.migration.waiting import MAKING
 
 WAY_OUT: Final = "unpause it by the switch of the DAG in the web UI; `wavelift cutover` does it by itself"
 ASKING: Final = (CUTOVER.task_id("approve"), CUTOVER.task_id("approve_finalize"))
+JUST_NOW: Final = timedelta(seconds=10)
+"""What the run wrote in this time is the same answer."""
 OPTIONS: Final = {"approve": "Approve", "reject": "Reject"}
 """The words of Airflow's ApprovalOperator."""
 
@@ -126,6 +129,8 @@ _NOT_MADE: Final = (CutoverState.RESERVED, CutoverState.EXPIRED)
 def conf_of(body: CutoverBody) -> CutoverConf:
     """What the run is triggered with."""
     given: dict[str, Any] = body.model_dump(exclude={"request_id", "window_start", "window_end"}, exclude_unset=True)
+    if not body.undo:  # other modes do not know the key
+        given.pop("undo", None)
     for name in ("window_start", "window_end"):
         instant: datetime | None = getattr(body, name)
         if instant is not None:
@@ -187,6 +192,7 @@ def _answering(app: FastAPI) -> None:
                 run=run,
             )
         airflow.answer(run.dag_id, dag_run_id, task_id, OPTIONS[body.answer])
+        _keep(ledger, run, task_id, body, caller, airflow)
         return CutoverAnswered(
             dag_id=run.dag_id,
             dag_run_id=dag_run_id,
@@ -215,6 +221,22 @@ def _refuse_own(ledger: Ledger, run: DagRun, body: ApprovalBody, caller: Caller)
     denial = own_request(mode, Requester(known.requested_by), given)
     if denial is not None:
         raise PermanentError(denial.why, next_step=denial.way_out, run=run)
+
+
+def _keep(ledger: Ledger, run: DagRun, task_id: str, body: ApprovalBody, caller: Caller, airflow: ApiClient) -> None:
+    """Write the answer into the ledger as well: Airflow forgets one that comes within seconds of the question, if its
+    scheduler takes the task that asked for dead, and then the next try finds it here."""
+    with ledger.read() as tx:
+        known = waves.find(tx, run)
+    if known is None:
+        return
+    ctx = context_of(run, airflow, known.requested_by)
+    question = plan_question(ledger, ctx) if task_id == ASKING[0] else finalize_question(ledger, ctx)
+    if question.mode == "none":  # the run went on already
+        return
+    given = Given(user=caller.requester.name, approves=body.answer == "approve", at=ctx.clock.now())
+    if standing(ledger, question, since=given.at - JUST_NOW) is None:
+        take(ledger, question, given, ctx, rights=caller.rights)
 
 
 def _give_back(ledger: Ledger, run: DagRun) -> None:

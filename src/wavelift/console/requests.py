@@ -134,6 +134,8 @@ class CutoverBody(Body):
     servers: Names | None = None
     """By their names; left out: all of the wave that have a cutover section."""
     mode: Literal["plan", "prepare", "cutover"] = "plan"
+    undo: Annotated[bool, FLAG] = False
+    """In mode prepare: take back what it did."""
     window_start: AwareDatetime | None = None
     """First instant at which a source may be stopped; left out: as the wave's file says."""
     window_end: AwareDatetime | None = None
@@ -141,6 +143,12 @@ class CutoverBody(Body):
     note: Note = None
     request_id: RequestId | None = None
     """Asked with it again, the answer names the same cutovers, and no second run is made. Each mode has its own."""
+
+    @model_validator(mode="after")
+    def _undoes_prepare_only(self) -> Self:
+        if self.undo and self.mode != "prepare":
+            raise ValueError("undo is of mode prepare")
+        return self
 
 
 class ApprovalBody(Body):

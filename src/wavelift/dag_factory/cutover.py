@@ -34,7 +34,7 @@ from wavelift.operators.control.cutover_move import (
     SwitchOperator,
 )
 from wavelift.operators.control.cutover_plan import (
-    WORDS_KEY,
+    PAGE_KEY,
     AdmitCutoverOperator,
     ApproveCutoverOperator,
     ApproveFinalizeOperator,
@@ -72,7 +72,7 @@ Switches servers of the wave **{wave}** to their EC2 instances, and back. What a
 * **Continue a failed server**: open its mapped `{{reserve}}` task instance and *Clear* it, with *downstream*. Do not
   use the group's *Clear*: it clears all servers.
 """
-PLAN: Final = "```\n{{ ti.xcom_pull(task_ids='plan', key='" + WORDS_KEY + "') }}\n```"
+PLAN: Final = "{{ ti.xcom_pull(task_ids='plan', key='" + PAGE_KEY + "') }}"
 """What a person approves, as the page shows it."""
 GIVE_UP: Final = (
     "After this, no run brings these servers back to their sources. TTLs are restored, and replication ends as the "

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from airflow.sdk import DAG, BaseOperator
 
+from wavelift.airflow.notifications import wave_deadline
 from wavelift.dag_factory.forms import form
 from wavelift.dag_factory.wave import TEARDOWN_RETRIES, WaveTasks, wave_dag
 from wavelift.operators.connector.checks import CheckTestOperator
@@ -35,7 +36,13 @@ Instances stand until a run with mode *end*, or until their time is over.
 
 def test_dag(shape: WaveShape) -> DAG:
     """The test DAG of one wave."""
-    return wave_dag(TestTasks(TEST, shape), doc=DOC, form=form(TestConf, servers=shape.server_names), schedule=None)
+    return wave_dag(
+        TestTasks(TEST, shape),
+        doc=DOC,
+        form=form(TestConf, servers=shape.server_names),
+        schedule=None,
+        deadline=wave_deadline(shape),
+    )
 
 
 class TestTasks(WaveTasks):

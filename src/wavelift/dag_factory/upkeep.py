@@ -1,6 +1,8 @@
 """The DAGs that watch over open cutovers: ``cutover_watch`` of each connector, and ``cutover_upkeep``.
 
-Each runs every 15 minutes once a wave cuts over. They do not depend on the servers: the ledger says what is open.
+Each runs every 15 minutes. They do not depend on the servers: the ledger says what is open, and where nothing is, a run
+ends after its first task. They begin unpaused, also where no wave cuts over yet: Airflow asks only when it first sees a
+DAG, and nobody would think of them when a wave is given its cutover section later.
 """
 
 from __future__ import annotations
@@ -40,41 +42,37 @@ more. Terminates test instances whose time is over.
 def register_upkeep(namespace: dict[str, Any]) -> None:
     """Add the DAGs to ``namespace`` (a DAG file's ``globals()``). Never raises.
 
-    They begin unpaused as soon as a wave cuts over. A task process builds only its own DAG, and reads no spec.
+    A task process builds only its own DAG, and reads no spec.
     """
     wanted = get_parsing_context().dag_id
     if wanted is not None:
-        connectors = {connector_of(wanted): True} if wanted.partition(".")[0] == WATCH_DAG else {}
+        connectors = [connector_of(wanted)] if wanted.partition(".")[0] == WATCH_DAG else []
     else:
         connectors = _connectors()
-    for connector, cuts_over in connectors.items():
+    for connector in connectors:
         try:
-            dag = watch_dag(connector, paused=not cuts_over)
+            dag = watch_dag(connector)
         except Exception:  # Airflow refuses the name; other connectors must not fail too
             log.exception("the watch of connector %s could not be built", connector)
             continue
         namespace[dag.dag_id] = dag
     if wanted in (None, UPKEEP_DAG):
-        namespace[UPKEEP_DAG] = upkeep_dag(paused=not any(connectors.values()) and wanted is None)
+        namespace[UPKEEP_DAG] = upkeep_dag()
 
 
-def _connectors() -> dict[str, bool]:
-    """Connector → whether one of its waves cuts over."""
-    found = {DEFAULT_CONNECTOR: False}
+def _connectors() -> list[str]:
     try:
         usable = usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder())
     except Exception:  # the files could not be listed; the DAGs of the default queue must still exist
         log.exception("the connectors of the waves could not be read")
-        return found
-    for shape in usable.shapes.values():
-        found[shape.connector] = found.get(shape.connector, False) or shape.cuts_over
-    return dict(sorted(found.items()))
+        return [DEFAULT_CONNECTOR]
+    return sorted({DEFAULT_CONNECTOR, *(shape.connector for shape in usable.shapes.values())})
 
 
-def watch_dag(connector: str, *, paused: bool = False) -> DAG:
+def watch_dag(connector: str) -> DAG:
     """``cutover_watch`` of one connector."""
     words = f"Watch the sources of open cutovers, through connector {connector}"
-    dag = _dag(dag_id_of(WATCH_DAG, connector), words, WATCH_DOC.format(connector=connector), paused=paused)
+    dag = _dag(dag_id_of(WATCH_DAG, connector), words, WATCH_DOC.format(connector=connector))
     dag.tags.add(f"connector:{connector}")
     with dag:
         sources = WatchedSourcesOperator(task_id="sources", connector=connector)
@@ -84,21 +82,21 @@ def watch_dag(connector: str, *, paused: bool = False) -> DAG:
     return dag
 
 
-def upkeep_dag(*, paused: bool = False) -> DAG:
-    dag = _dag(UPKEEP_DAG, "Alert for servers that nobody serves, and end test instances", UPKEEP_DOC, paused=paused)
+def upkeep_dag() -> DAG:
+    dag = _dag(UPKEEP_DAG, "Alert for servers that nobody serves, and end test instances", UPKEEP_DOC)
     with dag:
         CutoverUpkeepOperator(task_id="upkeep")
     return dag
 
 
-def _dag(dag_id: str, description: str, doc: str, *, paused: bool) -> DAG:
+def _dag(dag_id: str, description: str, doc: str) -> DAG:
     return DAG(
         dag_id,
         description=description,
         doc_md=doc,
         schedule=EVERY,
         catchup=False,
-        is_paused_upon_creation=paused,
+        is_paused_upon_creation=False,
         max_active_runs=1,
         dagrun_timeout=TIMEOUT,
         tags=["wavelift"],

@@ -74,6 +74,17 @@ class Subnet(Protocol):
     def free_addresses(self) -> int: ...
 
 
+class Holder(Protocol):
+    """The interface that has an address. ``attached``: to an instance, or a service's."""
+
+    @property
+    def words(self) -> str: ...
+    @property
+    def attached(self) -> bool: ...
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+
+
 class Network(Protocol):
     """The parts of the requested network that exist. ``security_groups`` maps each group to its VPC."""
 
@@ -84,7 +95,7 @@ class Network(Protocol):
     @property
     def security_groups(self) -> Mapping[str, str]: ...
     @property
-    def taken(self) -> Mapping[tuple[str, str], str]:
+    def taken(self) -> Mapping[tuple[str, str], Holder]:
         """Subnet and address → who has it, of the addresses that the wave asks for."""
         ...
 

@@ -313,7 +313,8 @@ KEY_USES: Final = (
     KeyUse(("kms:Decrypt", "kms:DescribeKey"), BOTH, ALL_FLOWS, "reading staged objects; pre-flight"),
     KeyUse(("kms:GenerateDataKey",), CONNECTOR, ALL_FLOWS, "writing staged objects"),
     KeyUse(_EBS_KEY, CONNECTOR, REPLICATION, "encrypted EBS snapshots"),
-    KeyUse(_EBS_KEY, CALLER, ALL_FLOWS, "encrypted images and instances"),
+    # Also to start an instance again, and to make an image of one.
+    KeyUse(_EBS_KEY, CALLER, (*ALL_FLOWS, *LAUNCHING, *BACKUP), "encrypted images and instances"),
 )
 
 Feature = Literal["migrate", "sms", "replicate", "cutover"]

@@ -165,7 +165,7 @@ class CutoverConf(RunConf):
 
     keys: ClassVar = {
         "plan": ("servers", "window_start", "window_end", "priority"),
-        "prepare": ("servers", "window_start", "window_end", "priority"),  # the form sends them in every mode
+        "prepare": ("servers", "window_start", "window_end", "priority", "undo"),  # the form sends them in every mode
         "cutover": ("servers", "window_start", "window_end", "priority"),
         "revert": ("servers", "cutovers", "window_start", "window_end", "priority"),
         "finalize": ("servers", "cutovers", "window_start", "window_end", "priority"),
@@ -179,7 +179,10 @@ class CutoverConf(RunConf):
         "finalize, every one whose cutover is open.",
     )
     mode: CutoverMode = Field(
-        default="plan", title="Mode", description="plan changes nothing: it tells what a cutover would do."
+        default="plan",
+        title="Mode",
+        description="plan changes nothing: it tells what a cutover would do. prepare, days before: lowers TTLs. "
+        "cutover asks for approval, then stops the sources. revert goes back. finalize gives the way back up.",
     )
     window_start: str | None = Field(
         default=None,
@@ -192,6 +195,7 @@ class CutoverConf(RunConf):
     priority: PriorityChoice = "normal"
     note: Note = None
     cutovers: Names | None = Field(default=None, description="In modes revert and finalize: ids of cutovers.")
+    undo: bool = Field(default=False, description="In mode prepare: take back what it did.")
 
 
 class TestConf(RunConf):
@@ -205,8 +209,8 @@ class TestConf(RunConf):
     servers: Names | None = Field(
         default=None,
         title="Servers",
-        description="If none is chosen: every server of the wave that has a cutover section and an AMI; in mode end, "
-        "every one that has a test instance.",
+        description="If none is chosen: those of the given runs, or every server of the wave that has a cutover "
+        "section and an AMI; in mode end, every one that has a test instance.",
     )
     mode: TestMode = Field(default="test", title="Mode", description="end terminates test instances.")
     hours: float | None = Field(

@@ -137,7 +137,8 @@ class SourceBefore(Message):
 def kept_address(private_ip: str | None, addresses: Sequence[str], *, server: str) -> str:
     """The address that a target keeps of its source.
 
-    :param private_ip: of the plan: it chooses among several. :param addresses: of the source, as its guest told.
+    :param private_ip: of the plan: it chooses among several, and is one of them.
+    :param addresses: of the source, as its guest told.
     :raises PermanentError: nobody can tell which it is.
     """
     found = [
@@ -147,10 +148,13 @@ def kept_address(private_ip: str | None, addresses: Sequence[str], *, server: st
         return private_ip
     if private_ip is None and len(found) == 1:
         return found[0]
+    which = f" as private_ip says, {private_ip}" if private_ip is not None else ""
     raise PermanentError(
-        f"The source's own address is to be kept, and it has {', '.join(found) or 'none that its guest tells'}",
+        f"The source's own address is to be kept{which}, and it has {', '.join(found) or 'none that its guest tells'}",
         server=server,
-        next_step="Set private_ip of this server to the one that it keeps",
+        next_step="Set private_ip of this server to the one that it keeps"
+        if found
+        else "Start VMware Tools in the guest, or set 'address: new'",
     )
 
 

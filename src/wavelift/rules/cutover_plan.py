@@ -13,6 +13,7 @@ from wavelift.base.domain import Finding
 from wavelift.base.errors import SpecError
 from wavelift.base.times import utc_minute
 from wavelift.base.units import human_seconds
+from wavelift.rules.cutover_places import HighTtl, Places, in_these, of_ttls
 from wavelift.rules.findings import Findings
 from wavelift.rules.forecast import Forecast
 from wavelift.rules.problem import quoted
@@ -94,9 +95,10 @@ class Case:
     :param quarantine: why the last run can't be built on; empty: it can.
     :param tested_run: the run whose image was last tested with success; empty: none was.
     :param old_answers_until: until then, caches may have a record with its old TTL; None: nothing is known, or no
-        record moves. :param unlowered: records whose TTL was not lowered.
-    :param groups: ARN of a target group → None, or why no target of it can become healthy.
+        record moves. :param unlowered: records whose TTL is too high.
+    :param places: what AWS shows of what the steps take.
     :param other: another open cutover of the server, in words; empty: none.
+    :param asleep: DAGs that watch open cutovers, and do not run.
     """
 
     server: str
@@ -112,9 +114,10 @@ class Case:
     quarantine: str = ""
     tested_run: str = ""
     old_answers_until: datetime | None = None
-    unlowered: Sequence[str] = ()
-    groups: Mapping[str, str | None] = field(default_factory=dict)
+    unlowered: Sequence[HighTtl] = ()
+    places: Places = field(default_factory=Places)
     other: str = ""
+    asleep: Sequence[str] = ()
 
 
 def in_the_way(case: Case) -> list[Finding]:
@@ -124,6 +127,7 @@ def in_the_way(case: Case) -> list[Finding]:
     _of_test(case, found)
     _of_network(case, found)
     _of_time(case, found)
+    _of_watch(case, found)
     return found.all
 
 
@@ -178,13 +182,7 @@ def _of_test(case: Case, found: Findings) -> None:
 
 
 def _of_network(case: Case, found: Findings) -> None:
-    for record in case.unlowered:
-        found.warning(
-            "cutover.ttl",
-            f"the TTL of {record} was not lowered",
-            why="caches answer with the source's address until the present TTL is over",
-            do="Trigger this DAG in mode 'prepare', and wait for the old TTL",
-        )
+    of_ttls(case.unlowered, case.now, found)
     begins = case.opening.start or case.now
     if case.old_answers_until is not None and begins < case.old_answers_until:
         found.warning(
@@ -193,14 +191,7 @@ def _of_network(case: Case, found: Findings) -> None:
             why="until then some clients go on with the source's address",
             do=f"Let the window begin at {utc_minute(case.old_answers_until)} or later",
         )
-    for arn, why in case.groups.items():
-        if why:
-            found.error(
-                "cutover.target_group",
-                f"{arn.rpartition(':')[2]}: {why}",
-                why="a target there never becomes healthy",
-                do="Add a listener or a rule that forwards to it, or remove the step",
-            )
+    in_these(case.places, found)
     if case.instance_profile is None and any(check.kind == "ssm" for check in case.plan.checks):
         found.error(
             "cutover.no_profile",
@@ -234,6 +225,25 @@ def _of_time(case: Case, found: Findings) -> None:
             f"its downtime may be {human_seconds(p90)} (P90), and the window ends at {utc_minute(case.opening.end)}",
             why="its source is not stopped if the cutover may end outside the window",
             do="Give a longer window",
+        )
+    elif case.opening.ends_before(case.now, p90 + case.forecast.before_s):
+        assert case.opening.end is not None
+        found.warning(
+            "cutover.window_short",
+            f"the runs before its cutover may take {human_seconds(case.forecast.before_s)}, then its downtime "
+            f"{human_seconds(p90)} (P90), and the window ends at {utc_minute(case.opening.end)}",
+            why="those runs are made inside the window, and its source is not stopped if too little is left after them",
+            do="Give a longer window, or trigger a replication run shortly before it",
+        )
+
+
+def _of_watch(case: Case, found: Findings) -> None:
+    for dag_id in case.asleep:
+        found.warning(
+            "cutover.watch_asleep",
+            f"the DAG {dag_id} is paused, or Airflow does not have it",
+            why="nobody notices a source that is on again, or a server that nobody serves",
+            do=f"Unpause {dag_id}",
         )
 
 

@@ -51,11 +51,13 @@ class PastRun:
 
     :param gap_s: seconds between the instant of the run before and its own: what was sent changed in this time.
     :param sync_s: seconds until its disks were recorded. :param image_s: from then until its image was there.
+    :param sent_s: seconds of ``sync_s``, at most, that depend on how much changed; None: not known.
     """
 
     gap_s: float
     sync_s: float
     image_s: float | None = None
+    sent_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,13 @@ class Forecast(Message):
     """Earlier cutovers that it is made of."""
     basis: str
     """The same for people."""
+    before_s: float = 0.0
+    """How long the runs before the cutover may take that are still to come. The source serves meanwhile."""
 
     def words(self) -> str:
+        before = f"after runs before it of {human_seconds(self.before_s)}, " if self.before_s else ""
         return (
+            f"{before}"
             f"reachable after {human_seconds(self.reachable_p50_s)} (P90 {human_seconds(self.reachable_p90_s)}), at "
             f"full speed after {human_seconds(self.full_speed_p50_s)} (P90 {human_seconds(self.full_speed_p90_s)}); "
             f"{self.basis}"
@@ -168,8 +174,8 @@ def _phase(found: Sequence[float | None], name: str, *, most: float = math.inf, 
 
 
 def _sync(subject: Subject, runs: Sequence[PastRun]) -> list[float]:
-    """Seconds to send what changed. A run has a part that does not depend on how much changed: at least what the
-    fastest run took. What is above it grows with the time since the last run."""
+    """Seconds to send what changed. A run has a part that does not depend on how much changed: what the bytes that it
+    sent do not explain, or at least what the fastest run took. The rest grows with the time since the last run."""
     whole = sum(subject.disks) / (subject.rate or FALLBACK_RATE)
     if subject.since_s is None:
         return _assumed(whole, 1.5 * whole)
@@ -182,6 +188,8 @@ def _sync(subject: Subject, runs: Sequence[PastRun]) -> list[float]:
 
 def _scaled(run: PastRun, fixed: float, since_s: float) -> float:
     ratio = since_s / run.gap_s if run.gap_s > 0 else 1.0
+    if run.sent_s is not None:
+        return run.sync_s + min(run.sent_s, run.sync_s) * (ratio - 1)
     return run.sync_s * ratio if ratio > 1 else fixed + (run.sync_s - fixed) * ratio
 
 

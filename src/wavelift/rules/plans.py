@@ -167,6 +167,11 @@ class ServerPlan(Message):
         """This plan for a cutover, which stops the source itself before it launches the instance."""
         return self.model_copy(update={"launch": "running", "source_power": "leave_running", "allow_twin": False})
 
+    @property
+    def cuts_over(self) -> bool:
+        """Whether it is the plan of a cutover: :func:`twin` lets no other one launch beside a source that runs."""
+        return self.cutover is not None and twin(self.launch, self.source_power, self.allow_twin)
+
     def bind(self, name: str, path: str) -> Self:
         """The plan for one VM that the selector of this plan found."""
         return self.model_copy(update={"server": name, "selector": Selector(kind="path", value=path)})

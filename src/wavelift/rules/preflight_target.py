@@ -11,7 +11,7 @@ from wavelift.rules.findings import WHOLE_WAVE, Findings
 from wavelift.rules.instance_types import type_facts
 from wavelift.rules.limits import is_nearly_full
 from wavelift.rules.plans import ServerPlan, Target
-from wavelift.rules.preflight_addresses import check_address
+from wavelift.rules.preflight_addresses import check_address, is_prepared
 from wavelift.rules.preflight_guest import boot_mode
 
 MULTIDISK = "Additional permissions are required to migrate multidisk virtual machines"
@@ -264,7 +264,7 @@ def _network(plan: ServerPlan, network: Network, found: Findings) -> str:
         _wrong_network(plan, "network.subnet", f"subnet {plan.subnet} {state}", found)
         return ""
     check_address(plan, subnet, network, found)
-    if subnet.free_addresses < 1 and plan.launch == "running":
+    if subnet.free_addresses < 1 and plan.launch == "running" and not is_prepared(plan, network):
         found.error(
             "network.full",
             f"subnet {plan.subnet} has no free address",

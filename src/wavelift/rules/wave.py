@@ -292,7 +292,7 @@ def wave_problems(wave: Wave) -> list[Problem]:
 
 def _cutover_problems(wave: Wave) -> Iterator[Problem]:
     """Problems of the cutover sections: by themselves, and of servers that are not replicated."""
-    found = tuple(of_cutover.sections(wave.cutover, [(each.cutover, each.private_ip) for each in wave.servers]))
+    found = tuple(of_cutover.sections(wave.cutover, [each.cutover for each in wave.servers]))
     yield from of_cutover.cutover_problems(wave.cutover, found)
     for section in found:
         server = wave.servers[section.index]
@@ -388,7 +388,7 @@ class Landing:
                 yield self._refused(_place(server, index, field), value, field)
         plan = cutover_plan(wave.cutover, server.cutover)
         if plan is not None:
-            section = of_cutover.Section(index, server.cutover, plan, server.private_ip)
+            section = of_cutover.Section(index, server.cutover, plan)
             profile = chosen(wave, server, "instance_profile")
             groups = self.allowed["security_groups"]
             yield from of_cutover.landing_problems(section, self.environment.network, groups, profile)

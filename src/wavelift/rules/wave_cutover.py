@@ -298,7 +298,7 @@ class CutoverSettings(Message):
     address: AddressChoice | None = Field(
         default=None,
         description="'new' (default): any free address of the subnet, or 'private_ip'. 'keep': the source's own, which "
-        "needs a step that moves its prefix (a route, or a person).",
+        "needs a step that moves its prefix (a route, or a person). If it has several, 'private_ip' says which.",
     )
     shutdown: Shutdown | None = Field(default=None, description="How the source is stopped.")
     downtime_minutes: Annotated[float, Field(gt=0, le=10_080), NUMBER] | None = Field(

@@ -24,13 +24,12 @@ LISTED: Final[Mapping[str, tuple[str, str]]] = {
 class Section:
     """The section of one server, as it applies.
 
-    :param index: of the server. :param own: its own section. :param private_ip: the address that it must have.
+    :param index: of the server. :param own: its own section.
     """
 
     index: int
     own: CutoverSettings | None
     plan: CutoverPlan
-    private_ip: str | None
 
     def place(self, field: str) -> Path:
         """Where the effective value is set."""
@@ -39,12 +38,12 @@ class Section:
         return ("cutover", field)
 
 
-def sections(wave: Cutover | None, servers: Collection[tuple[CutoverSettings | None, str | None]]) -> Iterator[Section]:
-    """:param servers: section and ``private_ip`` of each server of the wave, in its order."""
-    for index, (own, private_ip) in enumerate(servers):
+def sections(wave: Cutover | None, servers: Collection[CutoverSettings | None]) -> Iterator[Section]:
+    """:param servers: the section of each server of the wave, in its order."""
+    for index, own in enumerate(servers):
         plan = cutover_plan(wave, own)
         if plan is not None:
-            yield Section(index, own, plan, private_ip)
+            yield Section(index, own, plan)
 
 
 def cutover_problems(wave: Cutover | None, found: Collection[Section]) -> Iterator[Problem]:
@@ -62,16 +61,24 @@ def cutover_problems(wave: Cutover | None, found: Collection[Section]) -> Iterat
             yield Problem(section.place("tier"), words)
         if section.plan.address == "keep":
             yield from _kept(section)
+        yield from _without_public_address(section)
     yield from _owned_twice(found)
 
 
 def _kept(section: Section) -> Iterator[Problem]:
-    if section.private_ip:
-        words = "'keep' takes the source's address: remove private_ip, or choose 'new'"
-        yield Problem(section.place("address"), words)
     if not any(step.kind in MOVES_PREFIX for step in section.plan.steps):
         words = "'keep' needs a step that moves the address's prefix to the VPC: a route, a transit_gateway_route"
         yield Problem(section.place("address"), f"{words}, or a person who does it")
+
+
+def _without_public_address(section: Section) -> Iterator[Problem]:
+    """An instance is launched without one: it gets it by a step."""
+    given = False
+    for position, step in enumerate(section.plan.steps):
+        given = given or step.elastic_ip is not None
+        if step.dns is not None and step.dns.to == "public" and not given:
+            words = "'public' needs an elastic_ip step before this one: the instance has no other public address"
+            yield Problem((*section.place("steps"), position, "dns", "to"), words)
 
 
 def _owned_twice(found: Collection[Section]) -> Iterator[Problem]:

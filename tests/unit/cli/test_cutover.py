@@ -196,6 +196,15 @@ def test_prepare_tells_each_server_also_when_one_failed(api: Api) -> None:
     assert "db01 failed" in done.stderr
 
 
+def test_prepare_is_taken_back(api: Api) -> None:
+    api.answers["POST /waves/erp/cutovers"] = {**RUN, "mode": "prepare", "cutovers": []}
+    told = {"server": "web01", "undone": True, "words": "ttl: the zone is gone"}
+    api.left = {("prepare", "report"): {"servers": [told]}}
+    done = call("cutover", "prepare", "erp", "--undo")
+    assert "web01: taken back; ttl: the zone is gone" in done.stdout
+    assert api.asked == [("POST /waves/erp/cutovers", {"mode": "prepare", "undo": True})]
+
+
 @pytest.mark.parametrize(("verb", "words"), [("approve", "ana approved the plan"), ("reject", "ana rejected the plan")])
 def test_an_answer_is_given(api: Api, verb: str, words: str) -> None:
     path = "POST /waves/erp/cutovers/on_demand__1/approval"

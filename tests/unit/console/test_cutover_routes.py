@@ -84,6 +84,12 @@ def test_modes_that_cut_nothing_over_reserve_nothing(cutting: Desk, mode: str) -
     assert cutting.airflow.triggered[0][2] == {"mode": mode, "servers": ["web01"]}
 
 
+def test_what_was_prepared_is_taken_back_by_a_run(cutting: Desk) -> None:
+    cutting.post(PATH, mode="prepare", undo=True)
+    cutting.post(PATH, mode="plan", undo=False)
+    assert [conf for _, _, conf in cutting.airflow.triggered] == [{"mode": "prepare", "undo": True}, {"mode": "plan"}]
+
+
 def test_the_same_request_makes_the_same_cutovers_and_no_second_run(cutting: Desk) -> None:
     asked = {"servers": ["web01"], "mode": "cutover", "request_id": "change-4711"}
     first = cutting.post(PATH, **asked)
@@ -142,6 +148,7 @@ def test_what_can_not_start_leaves_nothing(cutting: Desk) -> None:
         ({"servers": []}, "servers"),
         ({**cuts, "window_start": "2099-01-01T00:00:00"}, "window_start"),
         ({**cuts, "request_id": "a b"}, "request_id"),
+        ({**cuts, "undo": True}, "undo is of mode prepare"),
         ({**cuts, "now": True}, "unknown key 'now'"),
     ):
         assert words in str(cutting.refused("POST", PATH, 422, body)["detail"])
@@ -290,6 +297,18 @@ def test_an_answer_is_given_to_airflow_as_the_caller(cutting: Desk) -> None:
         (RUN.dag_run_id, "approve_finalize", "Reject"),
     ]
     cutting.refused("POST", path, 422, {"answer": "maybe"})
+
+
+def test_an_answer_is_in_the_ledger_at_once(cutting: Desk) -> None:
+    """Airflow forgets one that comes within seconds of the question, if it takes the task for dead: seen."""
+    freeze(cutting, RUN)
+    insert(cutting.ledger, state=CutoverState.WAITING, plan_digest="d" * 64)
+    cutting.airflow.asking = {"approve"}
+    cutting.post(f"{PATH}/{RUN.dag_run_id}/approval", answer="approve")
+    with cutting.ledger.read() as tx:
+        kept = cutovers.newest_approval(tx, RUN_KIND, run_subject(RUN), "d" * 64)
+    assert kept is not None
+    assert (kept.answer, kept.answered_by) == ("approve", "ana")
 
 
 def test_of_four_eyes_two_are_the_requester_s(cutting: Desk) -> None:

@@ -88,11 +88,18 @@ class SubnetStub:
 
 
 @dataclass(frozen=True)
+class HolderStub:
+    words: str = "instance i-1 (eni-1)"
+    attached: bool = True
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class NetworkStub:
     vpcs: frozenset[str] = frozenset({"vpc-00000001"})
     subnets: Mapping[str, SubnetStub] = field(default_factory=lambda: {"subnet-aaaa0001": SubnetStub()})
     security_groups: Mapping[str, str] = field(default_factory=lambda: {"sg-aaaa0001": "vpc-00000001"})
-    taken: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    taken: Mapping[tuple[str, str], HolderStub] = field(default_factory=dict)
     unknown: str = ""
     addresses_unknown: str = ""
 
@@ -119,7 +126,7 @@ class AccountStub:
 class Stubs:
     """The records that adapters make, in the smallest form that pre-flight accepts."""
 
-    host, reach, store, missing = HostStub, ReachStub, StoreStub, MissingStub
+    host, reach, store, missing, holder = HostStub, ReachStub, StoreStub, MissingStub, HolderStub
     role, bucket, key, subnet, network, offer, account = (
         RoleStub,
         BucketStub,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from wavelift.base.domain import Severity
 from wavelift.base.errors import SpecError
+from wavelift.rules.cutover_places import HighTtl, Places, RecordPlace
 from wavelift.rules.cutover_plan import (
     Answered,
     Case,
@@ -31,6 +32,8 @@ HOUR = timedelta(hours=1)
 FORECAST = Forecast(
     reachable_p50_s=300, reachable_p90_s=600, full_speed_p50_s=900, full_speed_p90_s=1200, runs=3, cutovers=1, basis=""
 )
+RECORD = RecordPlace("Z1", "app01.corp.example", "A", "")
+LATER = FORECAST.model_copy(update={"before_s": 7000.0})
 FINE = Case(
     server="web01",
     plan=CutoverPlan(),
@@ -59,12 +62,21 @@ def test_nothing_is_in_the_way_of_a_server_that_was_tested_and_replicated() -> N
         ({"tested_run": ""}, "cutover.untested", Severity.WARNING),
         ({"tested_run": "run-0"}, "cutover.untested", Severity.WARNING),
         ({"other": "cut-1 is going"}, "cutover.open", Severity.ERROR),
-        ({"unlowered": ["app01.corp.example A"]}, "cutover.ttl", Severity.WARNING),
+        ({"unlowered": [HighTtl("app01.corp.example A")]}, "cutover.ttl", Severity.WARNING),
+        ({"unlowered": [HighTtl("app01.corp.example A", 3600)]}, "cutover.ttl", Severity.WARNING),
         ({"old_answers_until": NOW + HOUR}, "cutover.ttl_late", Severity.WARNING),
-        ({"groups": {"arn:aws:elb:targetgroup/a": "no listener"}}, "cutover.target_group", Severity.ERROR),
+        (
+            {"places": Places(groups={"arn:aws:elb:targetgroup/a": "no listener"})},
+            "cutover.target_group",
+            Severity.ERROR,
+        ),
+        ({"places": Places(records={RECORD: "there is no zone"})}, "cutover.record", Severity.ERROR),
+        ({"places": Places(elastic_ips={"eipalloc-1": "eni-1 has it"})}, "cutover.elastic_ip", Severity.ERROR),
         ({"plan": CutoverPlan(checks=(Check(kind="ssm", command="true"),))}, "cutover.no_profile", Severity.ERROR),
         ({"plan": CutoverPlan(downtime_minutes=5)}, "cutover.downtime", Severity.WARNING),
         ({"opening": Opening(NOW, NOW + timedelta(minutes=9))}, "cutover.window", Severity.ERROR),
+        ({"opening": Opening(NOW, NOW + 2 * HOUR), "forecast": LATER}, "cutover.window_short", Severity.WARNING),
+        ({"asleep": ["cutover_upkeep"]}, "cutover.watch_asleep", Severity.WARNING),
         ({"opening": Opening(NOW + 25 * HOUR)}, "cutover.approval_short", Severity.WARNING),
     ],
 )
@@ -75,8 +87,16 @@ def test_each_thing_in_the_way_is_one_finding(changes: dict[str, Any], code: str
 
 
 def test_a_ttl_that_was_lowered_in_time_and_a_group_with_a_listener_are_fine() -> None:
-    late = replace(FINE, old_answers_until=NOW + HOUR, opening=Opening(NOW + 2 * HOUR), groups={"arn:a": None})
+    late = replace(FINE, old_answers_until=NOW + HOUR, opening=Opening(NOW + 2 * HOUR))
+    fine = Places(groups={"arn:a": None}, records={RECORD: None}, elastic_ips={"eipalloc-1": None})
+    late = replace(late, places=fine)
     assert in_the_way(late) == []
+
+
+def test_a_high_ttl_says_when_no_cache_has_it_any_more() -> None:
+    (found,) = in_the_way(replace(FINE, unlowered=[HighTtl("app01.corp.example A", 7200)]))
+    assert "the TTL of app01.corp.example A is 7200 s and was not lowered" in found.what
+    assert "from 2026-12-01 12:00 UTC on" in found.next_action
 
 
 def test_the_conf_s_window_overrides_the_file_s_on_each_side() -> None:

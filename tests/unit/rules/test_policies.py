@@ -14,7 +14,17 @@ from botocore.session import Session
 from pyVmomi import vim
 
 import wavelift
-from wavelift.rules.calls import AWS_CALLS, FREE, OFFERED, UNASKED, VSPHERE_CALLS, AwsFeature, Identity
+from wavelift.rules.calls import (
+    AWS_CALLS,
+    BACKUP,
+    FREE,
+    LAUNCHING,
+    OFFERED,
+    UNASKED,
+    VSPHERE_CALLS,
+    AwsFeature,
+    Identity,
+)
 from wavelift.rules.policies import (
     Staging,
     actions_of,
@@ -157,6 +167,10 @@ def test_each_feature_has_what_only_it_needs() -> None:
     assert actions("connector", "migrate") < actions("connector", "replicate")
     assert {"ebs:PutSnapshotBlock", "kms:CreateGrant"} <= actions("connector", "replicate")
     assert not {"ebs:PutSnapshotBlock", "kms:CreateGrant"} & actions("connector", "migrate")
+    launching: tuple[AwsFeature, ...] = (*LAUNCHING, *BACKUP)
+    for each in launching:
+        assert {"kms:CreateGrant", "kms:GenerateDataKeyWithoutPlaintext"} <= actions("caller", each), "encrypted"
+        assert "kms:CreateGrant" not in actions("connector", each)
     assert "ec2:StopInstances" in actions("caller", "cutover") - actions("caller", "test")
     assert set(OFFERED) < set(get_args(AwsFeature))
     assert {feature for call in AWS_CALLS for feature in call.feature} <= set(get_args(AwsFeature))

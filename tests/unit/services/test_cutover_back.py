@@ -456,6 +456,22 @@ def test_an_instance_that_was_started_while_its_source_came_back_is_stopped_and_
     assert story.world.instance == "stopping"
 
 
+def test_an_instance_that_nobody_noted_and_that_comes_late_is_stopped_and_told(story: Story) -> None:
+    """The launch was under way when its task was killed: EC2 shows the instance only after the look."""
+    story.reserve()
+    story.stop_source()
+    while story.undone is None:
+        story.undo()
+    story.start_sources()
+    story.world.card = FENCED  # so that the world does not call it a twin
+    story.world.instance = "running"
+    assert not story.known.instance_id
+    with pytest.raises(PermanentError, match="was started while its source came back"):
+        story.reverted()
+    assert story.alerts() == ["both_run"]
+    assert story.world.instance == "stopping"
+
+
 def test_a_source_that_did_not_start_is_no_success(story: Story) -> None:
     for name in FORWARD:
         getattr(story, name)()
@@ -663,6 +679,56 @@ def test_what_is_reverted_meanwhile_is_neither_told_nor_fenced(switched: Story) 
     seen = look(switched)
     switched.change(state=CutoverState.REVERTING)
     assert judged(switched, "enforce", seen=seen) == watch.Judged()
+
+
+def test_a_source_that_nobody_can_look_at_is_told_once_a_day(switched: Story) -> None:
+    (one,) = watch.watched(switched.ledger, "dc1")
+    unseen = [SeenSource.unseen(one, PermanentError("vCenter does not answer"))]
+    (first,) = judged(switched, "enforce", seen=unseen).wrong
+    assert "nobody can tell" in first.words
+    switched.clock.sleep(900)
+    found = judged(switched, "enforce", seen=unseen)
+    assert (found.wrong, found.fence) == ((first,), ())
+    switched.clock.sleep(86_400)
+    assert judged(switched, seen=unseen).wrong != (first,)
+    assert switched.alerts() == ["fence", "fence"]
+
+
+@pytest.mark.parametrize(("budget", "minutes"), [(None, 60), (15, 15)])
+def test_a_server_that_is_down_for_too_long_is_an_alarm_though_its_run_goes_on(
+    story: Story, monkeypatch: pytest.MonkeyPatch, budget: float | None, minutes: int
+) -> None:
+    plan = type("Plan", (), {"cutover": CutoverPlan(downtime_minutes=budget)})
+    monkeypatch.setattr(watch, "plan_of_cutover", lambda ledger, known: plan)
+    story.reserve()
+    story.moving_alive = True
+    ctx = story.ctx(DagRun("cutover_upkeep", "scheduled__1"))
+    story.clock.sleep(7200)
+    assert watch.alarm(story.ledger, ctx) == (), "its source still runs"
+    story.change(times={**(story.known.times or {}), "down": story.clock.now().isoformat()})
+    story.clock.sleep(minutes * 60)
+    assert watch.alarm(story.ledger, ctx) == ()
+    story.clock.sleep(1)
+    (told,) = watch.alarm(story.ledger, ctx)
+    assert f"longer than {minutes} minutes" in told.words
+    assert "its run goes on" in told.words
+    story.clock.sleep(900)
+    assert watch.alarm(story.ledger, ctx) == (told,)
+    assert story.alerts() == ["nobody_serves"], "told once"
+
+
+def test_a_way_back_of_what_was_switched_counts_from_when_it_began(
+    switched: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_downtime", lambda ledger, known: watch.LONGEST_DOWN)
+    switched.clock.sleep(86_400)
+    now = switched.clock.now().isoformat()
+    switched.change(state=CutoverState.REVERTING, times={**(switched.known.times or {}), "reverting": now})
+    switched.moving_alive = True
+    ctx = switched.ctx(DagRun("cutover_upkeep", "scheduled__1"))
+    assert watch.alarm(switched.ledger, ctx) == ()
+    switched.clock.sleep(3601)
+    assert len(watch.alarm(switched.ledger, ctx)) == 1
 
 
 def test_a_server_that_nobody_serves_is_an_alarm_once_its_runs_are_over(story: Story) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,20 @@ def test_a_server_whose_file_says_stop_is_left_as_it_is(world: Cutovers) -> None
     assert world.rows()["a"].revert_run == ""
 
 
+@pytest.mark.parametrize(
+    ("choice", "hours", "goes"), [("revert", 2, True), ("revert", 0, False), ("continue", 2, False)]
+)
+def test_the_window_s_end_reverts_also_what_a_failure_would_not(
+    world: Cutovers, choice: str, hours: int, goes: bool
+) -> None:
+    world.spec["cutover"] = {"on_failure": "stop", "on_window_end": choice}
+    moved(world, "a")
+    world.set("a", CutoverState.MOVING, window_end=world.clock.now() + timedelta(hours=1))
+    report(world)
+    world.clock.sleep(hours * 3600)
+    assert (reverts(world.ledger, world.ctx()) is not None) is goes
+
+
 def test_what_was_not_touched_needs_no_revert(world: Cutovers) -> None:
     moved(world)
     report(world)
@@ -355,6 +370,25 @@ def test_a_backup_comes_before_the_way_back_is_gone(world: Cutovers, outside: li
         world.ledger, access, ids, world.ctx("end"), backup=lambda known, plan: Waits(("image|ami-9",), "the backup")
     )
     assert not isinstance(made, tuple)
-    assert world.states()["a"] == "finalizing"
+    assert world.states()["a"] == "switched", "it can be reverted meanwhile"
     assert outside == []
     assert give_up(world, "a")[0].state == "finalized"
+
+
+@pytest.mark.parametrize("breaks", ["backup", "ttl"])
+def test_the_way_back_stays_if_it_fails_before_anything_is_given_up(
+    world: Cutovers, outside: list[str], monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise PermanentError("CreateImage is refused")
+
+    verified(world, "a")
+    with monkeypatch.context() as patch:
+        if breaks == "ttl":
+            patch.setattr(ending, "go_back", fail)
+        more: Any = {"backup": fail} if breaks == "backup" else {}
+        (found,) = give_up(world, "a", **more)
+    assert "CreateImage is refused" in found.error
+    assert (world.states()["a"], outside) == ("switched", [])
+    world.set("a", CutoverState.REVERTING)
+    assert "only one that is switched" in give_up(world, "a", id="later")[0].error

@@ -21,6 +21,7 @@ from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, cutovers, jobs
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.rules.cutover import PRESYNC_PREFIX, CutoverState, StepState
+from wavelift.rules.cutover_places import Places, RecordPlace
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.services.common.admit import RunRequest
@@ -191,6 +192,21 @@ def test_a_cleared_run_begins_again_unless_another_has_the_server(world: Cutover
     world.admit("r2", servers=["a"])
     with pytest.raises(RefusedError, match=r"of erp\.cutover r2"):
         world.admit()
+
+
+def test_an_approval_does_not_outlive_the_cutover_that_it_was_given_for(world: Cutovers, clock: HandClock) -> None:
+    """Cancelled, then cleared, with its approval marked a success: nobody has said yes to this one."""
+    planned = world.plan(world.admit())
+    world.approve(planned, valid=24 * HOUR)
+    for server in ("a", "b"):
+        world.set(server, CutoverState.ENDED)
+    clock.sleep(60)
+    again = world.plan(world.admit())
+    assert again.digest != planned.digest
+    with pytest.raises(NotApprovedError, match="Nobody has approved this plan"):
+        world.go()
+    world.approve(again)
+    assert world.go().servers == ("a", "b")
 
 
 def test_a_reservation_is_taken_by_its_run_and_lapses_for_another(world: Cutovers, clock: HandClock) -> None:
@@ -369,8 +385,39 @@ def test_a_window_that_is_too_short_is_an_error_of_the_plan(world: Cutovers, clo
     assert [one.code for one in planned.servers[0].findings if one.severity == "error"] == ["cutover.window"]
 
 
+def test_the_runs_before_a_cutover_count_in_its_window(world: Cutovers, clock: HandClock) -> None:
+    forecast = world.plan(world.admit(mode="plan")).servers[0].forecast
+    assert forecast is not None
+    assert forecast.before_s > 0
+    assert "after runs before it of" in forecast.words()
+    end = clock.now() + timedelta(seconds=forecast.reachable_p90_s + forecast.before_s / 2)
+    planned = world.plan(world.admit("r2", mode="plan", window_end=end.isoformat()))
+    assert planned.going == ("a", "b")
+    assert "cutover.window_short" in [one.code for one in planned.servers[0].findings]
+
+
+def test_the_plan_of_mode_prepare_tells_what_that_does(world: Cutovers) -> None:
+    ttl = Step(
+        "ttl Z1 app01", kind="ttl", words="Lower the TTL of app01 to 60 s", spec={"records": [{"name": "app01"}]}
+    )
+    admitted = world.admit(mode="prepare")
+    planned = world.plan(admitted, prepared=lambda task: [ttl] if task.name == "a" else [])
+    assert [[step.name for step in each.steps] for each in planned.servers] == [["ttl Z1 app01"], []]
+    lines = "\n".join(planned.lines())
+    assert "1. Lower the TTL of app01 to 60 s" in lines
+    assert "nothing to prepare" in lines
+    assert "Shut the guest down" not in lines
+
+
+def test_a_watch_that_does_not_run_is_told(world: Cutovers) -> None:
+    planned = world.plan(world.admit(mode="plan"), asleep={"cutover_upkeep", "cutover_watch.elsewhere"})
+    told = [one.what for one in planned.servers[0].findings if one.code == "cutover.watch_asleep"]
+    assert told == ["the DAG cutover_upkeep is paused, or Airflow does not have it"]
+
+
 def test_a_ttl_that_was_lowered_too_late_says_when_caches_have_the_new_one(world: Cutovers, clock: HandClock) -> None:
-    ttl = Step("ttl Z1 app01", kind="ttl", spec={"records": [{"name": "app01"}]})
+    record = {"name": "app01", "type": "A", "set_identifier": ""}
+    ttl = Step("ttl Z1 app01", kind="ttl", spec={"zone": "Z1", "ttl": 60, "records": [record]})
     admitted = world.admit(mode="plan")
     before = world.plan(admitted, prepared=lambda plan: [ttl])
     assert "cutover.ttl" in [one.code for one in before.servers[0].findings]
@@ -387,6 +434,30 @@ def test_a_ttl_that_was_lowered_too_late_says_when_caches_have_the_new_one(world
     assert "cutover.ttl_late" not in [
         one.code for one in world.plan(admitted, prepared=lambda plan: [ttl]).servers[0].findings
     ]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(None, False), (60, False), (61, True), (3600, True)])
+def test_the_present_ttl_counts_whatever_prepare_did(world: Cutovers, seconds: int | None, told: bool) -> None:
+    """A low one needs no prepare; one that somebody raised again does."""
+    record = {"name": "app01", "type": "A", "set_identifier": ""}
+    ttl = Step("ttl Z1 app01", kind="ttl", spec={"zone": "Z1", "ttl": 60, "records": [record]})
+    shown = {"a": Places(ttls={RecordPlace("Z1", "app01", "A", ""): seconds})}
+    found = world.plan(world.admit(mode="plan"), prepared=lambda plan: [ttl], places=shown)
+    warned = {each.server: "cutover.ttl" in [one.code for one in each.findings] for each in found.servers}
+    assert warned == {"a": told, "b": True}, "of b nothing could be read"
+
+
+@pytest.mark.parametrize("state", [CutoverState.WAITING, CutoverState.MOVING])
+def test_a_place_that_is_taken_keeps_a_server_back_until_it_went(world: Cutovers, state: CutoverState) -> None:
+    """What its own cutover has changed since is in nobody's way when the plan's task is cleared."""
+    admitted = world.admit()
+    if state is CutoverState.MOVING:
+        world.set("a", CutoverState.GOING)
+        world.set("a", state)
+    shown = {"a": Places(elastic_ips={"eipalloc-1": "eni-1 has it"})}
+    planned = world.plan(admitted, places=shown)
+    assert planned.going == (("b",) if state is CutoverState.WAITING else ("a", "b"))
+    assert world.states()["a"] == ("ended" if state is CutoverState.WAITING else "moving")
 
 
 def test_a_plan_that_came_changed_by_xcom_is_refused(world: Cutovers) -> None:

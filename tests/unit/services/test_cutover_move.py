@@ -18,15 +18,16 @@ from wavelift.base.names import run_key
 from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import cutovers, jobs, replication_runs
 from wavelift.ledger.cutover_records import Cutover
-from wavelift.rules.cutover import CutoverState, SourceBefore
+from wavelift.rules.cutover import CutoverState, SourceBefore, StepState
 from wavelift.rules.queue import Priority
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.services.common.slots import InQueue
 from wavelift.services.common.wanted import Terms
-from wavelift.services.cutover import moving, tiers
+from wavelift.services.cutover import launch, moving, tiers
 from wavelift.services.cutover.reserve import InTier, reserve
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun
+from wavelift.services.replication.deletion import delete_job
 
 __all__ = ["clock", "desk", "made_once"]
 
@@ -105,6 +106,39 @@ def test_what_a_revert_restores_is_stored_with_the_intent_to_stop(desk: Desk, cl
     assert (found.stop.cutover, found.stop.before, found.stop.not_after) == (known.id, before, None)
     run = within(desk.ledger.read(), replication_runs.get, found.run)
     assert (run.type, run.state, run.run) == (RunType.CUTOVER, RunState.ACTIVE, RUN)
+
+
+def test_the_job_of_a_server_that_is_being_cut_over_is_not_deleted(desk: Desk, clock: HandClock) -> None:
+    """Its source may be off, and its last changes lie in the job's snapshots. What finalizes it deletes the job."""
+    wave = Wave(desk, clock, web01=0)
+    job = wave.of("web01").job_id
+    for state in ("going", "moving", "failed", "reverting"):
+        wave.change("web01", state=CutoverState(state))
+        with pytest.raises(PermanentError, match=f"is {state}: its job is not deleted"):
+            delete_job(desk.ledger, job, by="bob", clock=clock)
+    wave.change("web01", state=CutoverState.REVERTED)
+    assert delete_job(desk.ledger, job, by="bob", clock=clock).job.state is JobState.DELETING
+
+
+def test_an_interface_that_an_older_file_prepared_is_not_launched_on(
+    desk: Desk, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was approved names another address."""
+    wave = Wave(desk, clock, web01=0)
+    known, subject = wave.of("web01"), (cutovers.PREPARED_KIND, cutovers.prepared_id(WAVE, "web01"))
+    spec = {"subnet": "subnet-1", "address": "10.0.0.5"}
+    row = {"name": "address", "kind": "address", "words": "", "undo_words": "", "spec": spec}
+    wave.write(cutovers.plan_steps, *subject, [row], at=clock.now())
+    for state in (StepState.INTENDED, StepState.APPLIED):
+        (step,) = within(desk.ledger.read(), cutovers.steps_of, *subject)
+        wave.write(cutovers.change_step, step, to=state, at=clock.now(), by="test")
+    monkeypatch.setattr(launch, "_interface_of", lambda access, row: row.spec["address"])
+    aws: Any = None
+    found = [
+        launch._prepared_interface(desk.ledger, aws, known, subnet, address)
+        for subnet, address in (("subnet-1", "10.0.0.5"), ("subnet-1", "10.0.0.6"), ("subnet-2", "10.0.0.5"))
+    ]
+    assert found == ["10.0.0.5", "", ""]
 
 
 def test_a_fenced_source_is_never_taken_for_what_it_was(desk: Desk, clock: HandClock) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from wavelift.ledger import Ledger, cutovers, jobs
 from wavelift.ledger.cutover_records import Cutover, StepRow
 from wavelift.ledger.events import list_events
 from wavelift.rules.cutover import CutoverState, StepState
-from wavelift.services.cutover import step_kinds
+from wavelift.services.cutover import back, prepare, step_kinds
+from wavelift.services.cutover.persons import asked
 from wavelift.services.cutover.step_kinds import Facts
 from wavelift.services.cutover.steps import (
     Done,
@@ -334,11 +336,19 @@ def test_people_are_asked_forward_and_back_and_have_time(ledger: Ledger, outside
     ctx.clock.sleep(timedelta(days=3).total_seconds())
     assert isinstance(advance(ledger, NOBODY, subject, ctx, facts=FACTS), Waits)
     assert not answered_in(ledger, found.waits[0])
+    (told,) = asked(ledger, ["time|2026-12-01T00:00:00+00:00", *found.waits])
+    assert told.words.startswith("web01: Move it. Until then its cutover does not go on")
+    assert f"wavelift cutover confirm {known.id} 'person router'" in told.words
+    assert asked(ledger, found.waits) == (told,), "as the same"
     assert say().spec == say().spec
     assert answered_in(ledger, found.waits[0])
     assert advance(ledger, NOBODY, subject, ctx, facts=FACTS) == Done()
     turn(ledger, known, CutoverState.REVERTING)
+    assert asked(ledger, found.waits) == ()
     assert isinstance(go_back(ledger, NOBODY, subject, ctx), Waits), "the undo needs an answer of its own"
+    (back,) = asked(ledger, found.waits)
+    assert back.words.startswith("web01: Back. Until then its source does not come back")
+    assert (back.about, told.about) == ("person router back", "person router forward")
     say()
     assert go_back(ledger, NOBODY, subject, ctx) == Done()
     said = within(ledger.read(), list_events, object_id=f"{known.id}/person router")
@@ -377,6 +387,31 @@ def test_a_place_that_went_with_the_instance_needs_no_undo(
     assert "nothing to restore" in found.notes[0]
     outside.values["other"] = "new"
     del outside.values["other"]
+
+
+def test_what_was_prepared_is_taken_back_and_prepared_again(
+    ledger: Ledger, outside: Outside, ctx: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = SimpleNamespace(wave="erp", server="web01", target=SimpleNamespace(aws_conn_id="aws", region="eu-1"))
+    task: Any = SimpleNamespace(name="web01", plan=plan)
+    monkeypatch.setattr(prepare, "fixed_address", lambda task: "")
+    monkeypatch.setattr(prepare, "prepared_of", lambda plan, address: planned("a", "b"))
+    outside.values |= {"a": "old", "b": "old"}
+
+    def run(*, undo: bool = False) -> Any:
+        return prepare.prepare(ledger, lambda place: NOBODY, [task], ctx, undo=undo)
+
+    for _ in range(2):
+        assert run().servers[0].undone is False
+        assert outside.values == {"a": "new", "b": "new"}
+        outside.settles_after = 1
+        assert isinstance(run(undo=True), back.Waiting)
+        (told,) = run(undo=True).servers
+        assert (told.undone, told.error) == (True, "")
+        assert outside.values == {"a": "old", "b": "old"}
+        assert run(undo=True).servers == (told,), "repeated"
+    first = prepare.planned_back(task)[0]
+    assert (first.words, first.undo_words) == ("Back: b", "Write b")
 
 
 def test_only_chosen_kinds_go_back_and_prepared_steps_have_no_state_to_respect(

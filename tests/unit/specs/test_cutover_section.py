@@ -80,6 +80,11 @@ STEPS = [
     ("steps: [{security_groups: {groups: [sg-0000ffff]}}]", "the environment does not allow 'sg-0000ffff'"),
     ("steps: [{dns: {zone: Z0123456789, name: a.example}, person: {ask: a, undo: b}}]", "exactly one of dns"),
     ("address: keep", "'keep' needs a step that moves the address's prefix"),
+    (
+        "steps: [{dns: {zone: Z0123456789, name: a.example, to: public}}, "
+        "{elastic_ip: {allocation: eipalloc-0a1b2c3d}}]",
+        "'public' needs an elastic_ip step before this one",
+    ),
     ("tier: dtaa", "'dtaa' is none of the wave's tiers"),
     ("checks: [{kind: ssm, command: 'true'}]", "needs an instance_profile"),
     ("checks: [{kind: tcp}]", "needs its port"),
@@ -100,6 +105,19 @@ def test_a_wrong_value_is_reported_with_its_line(folders: Folders, key: str, wor
     found = issues(folders, text)
     line = next(number for number, content in enumerate(text.splitlines(), 1) if key in content)
     assert any(words in issue and f"erp.yaml:{line}:" in issue for issue in found), found
+
+
+def test_a_public_record_after_its_elastic_ip_and_one_of_several_kept_addresses_are_fine(folders: Folders) -> None:
+    steps = (
+        "[{elastic_ip: {allocation: eipalloc-0a1b2c3d}}, {dns: {zone: Z0123456789, name: a.example, to: public}}, "
+        "{person: {ask: move the prefix, undo: move it back}}]"
+    )
+    own = (
+        "  - name: web01\n    subnet: subnet-aaaa0001\n    private_ip: 10.0.1.20\n"
+        f"    cutover: {{address: keep, steps: {steps}}}\n"
+        "  - {name: db01, subnet: subnet-aaaa0002, cutover: {tier: data}}\n"
+    )
+    assert issues(folders, wave(own)) == []
 
 
 def test_two_servers_can_t_have_one_record(folders: Folders) -> None:

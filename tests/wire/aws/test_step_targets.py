@@ -115,7 +115,13 @@ def test_a_group_that_serves_nobody_or_takes_no_such_target_is_refused(
     silent, instances = make_group(listener=False), make_group(kind="instance")
     with pytest.raises(PermanentError, match="no listener sends"):
         look(RegisterTargets(access, group=silent.arn, targets=[NEW]))
-    assert look(DeregisterTargets(access, group=silent.arn, targets=[NEW])) == {str(NEW): None}
+    with pytest.raises(PermanentError, match=f"no target {NEW} that could leave it; it has none"):
+        look(DeregisterTargets(access, group=silent.arn, targets=[NEW]))
+    silent.register(OLD)
+    wrong_port = Target(OLD.id, 8443, ALL_ZONES)
+    with pytest.raises(PermanentError, match=f"no target {wrong_port} that could leave it; it has {OLD}"):
+        look(DeregisterTargets(access, group=silent.arn, targets=[OLD, wrong_port]))
+    assert look(DeregisterTargets(access, group=silent.arn, targets=[OLD])) != {str(OLD): None}
     for kind in (RegisterTargets, DeregisterTargets):
         with pytest.raises(PermanentError, match="type instance"):
             look(kind(access, group=instances.arn, targets=[NEW]))

@@ -67,10 +67,15 @@ class Cut:
         )
         orders = [JobOrder(server=SERVER, plan=ReplicationPlan())]
         (job,) = create_jobs(self.ledger, WAVE, orders, by="test", clock=SystemClock())
+        self.job = job.id
+        self.images: list[str] = []
+        self.open()
+
+    def open(self) -> None:
+        """A cutover of this run, which went."""
         self.key = run_key(self.run.dag_id, self.run.dag_run_id, SERVER)
         self.checkpoints = MemoryCheckpoints()
-        self.images: list[str] = []
-        columns = {"wave": WAVE, "server": SERVER, "environment": "lab", "requested_by": "test", "job_id": job.id}
+        columns = {"wave": WAVE, "server": SERVER, "environment": "lab", "requested_by": "test", "job_id": self.job}
         with self.ledger.write(jobs.lock_name(WAVE)) as tx:
             made = cutovers.insert(
                 tx,

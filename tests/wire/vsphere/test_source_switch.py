@@ -14,12 +14,13 @@ from tests.vcenters import Take
 from wavelift.adapters.vsphere import switch
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.errors import GuardError, PermanentError, TamperedError
-from wavelift.base.run import DagRun, MemoryCheckpoints
+from wavelift.base.run import CancelFlag, DagRun, MemoryCheckpoints
 from wavelift.rules.cutover import SourceBefore
 from wavelift.rules.wave_cutover import CutoverPlan, Shutdown
 from wavelift.services.dataplane import source_switch
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun, StopOrder, StoppedSource
+from wavelift.services.dataplane.source_return import SourceToStart, start_source
 from wavelift.services.dataplane.source_switch import Stopping, stop_source
 from wavelift.simulators.vcenter import ADMIN, SimNic, SimVm, VCenterSimulator
 
@@ -95,6 +96,7 @@ class Source:
             cards=cards,
         )
         self.not_after: datetime | None = None
+        self.ordered_at = self.clock.time
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -108,7 +110,7 @@ class Source:
         return int(self.vc.counters()["methods"].get(method, 0))
 
     def one_try(self) -> StoppedSource | Stopping:
-        stop = StopOrder(cutover="cut-1", before=self.before, not_after=self.not_after)
+        stop = StopOrder(cutover="cut-1", before=self.before, not_after=self.not_after, ordered_at=self.ordered_at)
         ctx = run_context(DagRun("erp.cutover", "r"), self.name, clock=self.clock, checkpoints=self.checkpoints)
         return stop_source(self.session, self.task, ReservedRun(server=self.name, run="run-1", stop=stop), ctx)
 
@@ -271,6 +273,36 @@ def test_no_source_that_runs_is_stopped_after_the_window(vc: VCenterSimulator, s
     source.not_after = source.clock.time - timedelta(minutes=1)
     with pytest.raises(PermanentError, match="The window of the cutover is over"):
         source.stop()
+    assert (source.calls("ShutdownGuest"), source.connections) == (0, AS_MADE)
+
+
+def test_a_source_that_a_revert_brought_back_is_not_stopped_by_its_old_order(
+    vc: VCenterSimulator, session: VsphereSession
+) -> None:
+    """Somebody clears the task alone. Only the ledger knows that the cutover is over, and it cannot be asked here."""
+    source = Source(vc, session)
+    source.stop()
+    vc.set_vm(SERVER, start_by="ha")
+    source.stop()
+    asked = source.calls("ShutdownGuest")
+    assert asked == 2, "one that is on and fenced serves nobody"
+    start_source(
+        session,
+        SourceToStart(server=SERVER, cutover="cut-1", environment="prod", before=source.before),
+        CancelFlag(),
+    )
+    with pytest.raises(PermanentError, match="it was stopped, and somebody brought it back"):
+        source.one_try()
+    assert (source.calls("ShutdownGuest"), source.shown["power"]) == (asked, "poweredOn")
+    source.ordered_at = source.clock.time
+    source.stop()
+
+
+def test_an_old_order_does_not_begin_a_stop(vc: VCenterSimulator, session: VsphereSession) -> None:
+    source = Source(vc, session)
+    source.clock.sleep(source_switch.ORDER_COUNTS.total_seconds())
+    with pytest.raises(PermanentError, match="The source serves, and is not stopped: that was ordered at"):
+        source.one_try()
     assert (source.calls("ShutdownGuest"), source.connections) == (0, AS_MADE)
 
 

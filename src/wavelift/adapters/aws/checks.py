@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.errors import aws_errors, error_code
 from wavelift.adapters.aws.policies import key_needs, missing_actions, role_needs, trust_problem
+from wavelift.adapters.aws.tagging import from_aws
 from wavelift.base.errors import MissingPrivilegeError, NotFoundError
 from wavelift.base.printable import printable
 
@@ -110,6 +111,15 @@ class SubnetFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """The interface that has an address. :ivar words: for people. :ivar attached: to an instance, or a service's."""
+
+    words: str
+    attached: bool = True
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkFacts:
     """What exists of the asked-for network; an id that is missing here does not exist.
 
@@ -122,7 +132,7 @@ class NetworkFacts:
     vpcs: frozenset[str] = frozenset()
     subnets: Mapping[str, SubnetFacts] = field(default_factory=dict)
     security_groups: Mapping[str, str] = field(default_factory=dict)
-    taken: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    taken: Mapping[tuple[str, str], Holder] = field(default_factory=dict)
     unknown: str = ""
     addresses_unknown: str = ""
 
@@ -367,8 +377,8 @@ class AccountChecks:
         except MissingPrivilegeError as error:
             return NetworkFacts(unknown=str(error))
 
-    def taken(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Of these (subnet, address), those that an interface has, with the words for it; one call for all.
+    def taken(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Holder]:
+        """Of these (subnet, address), those that an interface has, with that interface; one call for all.
 
         :raises MissingPrivilegeError: the caller may not look.
         """
@@ -444,7 +454,12 @@ class AccountChecks:
             return None
 
 
-def _holder(interface: Mapping[str, Any]) -> str:
+def _holder(interface: Mapping[str, Any]) -> Holder:
+    attached = bool(interface.get("Attachment")) or interface.get("Status") != "available"
+    return Holder(_words(interface), attached, from_aws(interface.get("TagSet", ())))
+
+
+def _words(interface: Mapping[str, Any]) -> str:
     """``instance i-… (eni-…)``, or what the interface says of itself: load balancers and endpoints have some."""
     interface_id = str(interface.get("NetworkInterfaceId", ""))
     instance = str(interface.get("Attachment", {}).get("InstanceId") or "")

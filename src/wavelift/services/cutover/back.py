@@ -107,9 +107,8 @@ def undo(ledger: Ledger, access: Access, ids: Collection[str], ctx: RunContext, 
             if error.retryable and not isinstance(error, BusyError):
                 raise
             failed[id] = str(error)
-            ctx.checkpoints.set(
-                FAILED_KEY, failed
-            )  # it begins anew once somebody clears the task, not while others wait
+            # It begins anew once somebody clears the task, not while others wait.
+            ctx.checkpoints.set(FAILED_KEY, failed)
             continue
         if isinstance(found, Waits):
             waits.setdefault((place.aws_conn_id, place.region), []).extend(found.waits)
@@ -329,7 +328,7 @@ def reverted(
             ended.append(_told(known))
             continue
         error = undone.failed.get(id) or _not_started(known, by_id.get(id))
-        if not error and known.state is CutoverState.REVERTING and known.instance_id:
+        if not error and known.state is CutoverState.REVERTING:
             error = _runs_again(ledger, access, known, ctx)
         ended.append(_end(ledger, known, error, by_id.get(id), ctx))
     return tuple(ended)
@@ -346,7 +345,8 @@ def _not_started(known: Cutover, source: StartedSource | None) -> str:
 
 
 def _runs_again(ledger: Ledger, access: Access, known: Cutover, ctx: RunContext) -> str:
-    """Somebody may have started the instance while its source came back: then both are on."""
+    """An instance may have been started while the source came back: then both are on. Also one of which the ledger
+    knows nothing: a launch that was under way when its task was killed may take effect only now."""
     aws = access(place_of(ledger, known))
     running = _running(aws, known)
     if not running:

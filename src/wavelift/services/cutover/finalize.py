@@ -89,13 +89,19 @@ def _finalize(ledger: Ledger, access: Access, known: Cutover, ctx: RunContext, b
             cutover=known.id,
         )
     require_verified(ledger, known)
-    known = _begin(ledger, known, ctx)
+    _refuse_rival(known, ctx)
     plan = plan_of_cutover(ledger, known)
+    # Before anything is given up: if it fails, the cutover is still switched, and can be reverted.
     made = backup(known, plan)
     if made is not None:
         return made
+    known = _begin(ledger, known, ctx)
     subject = prepared_subject(known.wave, known.server)
-    restored = go_back(ledger, access(place_of(ledger, known)), subject, ctx, kinds=(TTL,))
+    try:
+        restored = go_back(ledger, access(place_of(ledger, known)), subject, ctx, kinds=(TTL,))
+    except PermanentError as error:
+        _stay(ledger, known, error, ctx)
+        raise
     if isinstance(restored, Waits):
         return restored
     ended = _end_job(ledger, access, known, plan, ctx)
@@ -132,16 +138,32 @@ def require_verified(ledger: Ledger, known: Cutover) -> None:
     raise PermanentError(f"The way back of {known.server} stays: {why}", next_step=step, cutover=known.id)
 
 
+def _refuse_rival(known: Cutover, ctx: RunContext) -> None:
+    """:raises BusyError: another run finalizes it."""
+    mine = known.finalize_run == ctx.run.dag_run_id
+    if known.state is not CutoverState.FINALIZING or mine:
+        return
+    if ctx.liveness.run(DagRun(ctx.run.dag_id, known.finalize_run)):
+        raise BusyError("Another run finalizes this cutover", run=known.finalize_run, cutover=known.id)
+
+
 def _begin(ledger: Ledger, known: Cutover, ctx: RunContext) -> Cutover:
+    """From here on there is no way back. :raises PermanentError: a revert began meanwhile."""
     if known.state is CutoverState.FINALIZING and known.finalize_run == ctx.run.dag_run_id:
         return known
-    if known.state is CutoverState.FINALIZING and ctx.liveness.run(DagRun(ctx.run.dag_id, known.finalize_run)):
-        raise BusyError("Another run finalizes this cutover", run=known.finalize_run, cutover=known.id)
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         now = cutovers.get(tx, known.id, lock=True)
         columns = {"state": CutoverState.FINALIZING, "finalize_run": ctx.run.dag_run_id, "error": ""}
         phase = "the way back is given up"
         return cutovers.note_time(tx, now, "finalizing", at=ctx.clock.now(), by=ctx.requester, phase=phase, **columns)
+
+
+def _stay(ledger: Ledger, known: Cutover, error: PermanentError, ctx: RunContext) -> None:
+    """Its TTL could not be restored: nothing is given up yet, and it may be reverted as before."""
+    with ledger.write(jobs.lock_name(known.wave)) as tx:
+        now = cutovers.get(tx, known.id, lock=True)
+        at, state, phase = ctx.clock.now(), CutoverState.SWITCHED, "the way back stays"
+        cutovers.apply(tx, now, "finalize_failed", at=at, by=ctx.requester, state=state, phase=phase, error=str(error))
 
 
 def _end_job(ledger: Ledger, access: Access, known: Cutover, plan: ServerPlan, ctx: RunContext) -> str:

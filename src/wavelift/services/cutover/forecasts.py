@@ -19,6 +19,8 @@ from wavelift.rules.replication import RunState
 
 REMEMBERED: Final = timedelta(days=180)
 """Older cutovers say little of the present."""
+LOOKED_AT: Final = 50
+"""Runs of the server, for how fast it sends: the last whole read should be among them."""
 FIRST_CYCLE_S: Final = 3600.0
 """How long a run before the cutover takes if none was recorded. Assumption."""
 
@@ -57,7 +59,9 @@ def forecast_of(
         return present, True
     cycle = quantile([one.sync_s + (one.image_s or 0) for one in runs], P90) if runs else FIRST_CYCLE_S
     since = cycle if subject.since_s is None else min(subject.since_s, cycle)
-    return forecast(replace(subject, since_s=since), runs, times), True
+    found = forecast(replace(subject, since_s=since), runs, times)
+    fits = limit is not None and found.reachable_p90_s <= limit * 60
+    return found.model_copy(update={"before_s": cycle if fits else 2 * cycle}), True  # the second one is made if not
 
 
 def disks_of(facts: ServerFacts) -> list[int]:
@@ -67,7 +71,7 @@ def disks_of(facts: ServerFacts) -> list[int]:
 def _recorded(tx: Tx, job_id: str) -> list[ReplicationRun]:
     """Runs of the job that have their image, newest first."""
     which = replication_runs.RunFilter(job_id=job_id, states=(RunState.COMPLETED,))
-    found = replication_runs.list_runs(tx, which, limit=MOST_SAMPLES + 1).items
+    found = replication_runs.list_runs(tx, which, limit=LOOKED_AT).items
     return sorted((each for each in found if each.recorded_at is not None), key=_began, reverse=True)
 
 
@@ -85,6 +89,8 @@ def _past_runs(newest_first: Sequence[ReplicationRun], final: Mapping[str, Cutov
     """
     found = [_past_run(run, before, final.get(run.id)) for run, before in itertools.pairwise(newest_first)]
     known = {run.id for run in newest_first if run.id in final}
+    rate = max((_sends(run) for run in newest_first), default=0.0)
+    found = [_with_sent(past, run, rate) for run, past in zip(newest_first, found, strict=False)]
     deltas = [(run.id, past) for run, past in zip(newest_first, found, strict=False) if _is_delta(run)]
     counts = {id for id, _ in deltas} & known or ({id for id, _ in deltas} if others else set())
     return [past if id in counts else replace(past, image_s=None) for id, past in deltas]
@@ -98,6 +104,20 @@ def _past_run(run: ReplicationRun, before: ReplicationRun, cutover: Cutover | No
         sync_s=max((recorded - sends).total_seconds(), 0.0),
         image_s=max((run.finished_at - recorded).total_seconds(), 0.0) if run.finished_at else None,
     )
+
+
+def _sends(run: ReplicationRun) -> float:
+    """Bytes per second that a run sent, from its begin to its record: never more than it can send."""
+    if not run.bytes_sent or run.recorded_at is None:
+        return 0.0
+    return run.bytes_sent / max((run.recorded_at - _began(run)).total_seconds(), 1.0)
+
+
+def _with_sent(past: PastRun, run: ReplicationRun, rate: float) -> PastRun:
+    """:param rate: the best of any run: what a run took beyond it does not come from the bytes that it sent."""
+    if run.bytes_sent is None or rate <= 0:
+        return past
+    return replace(past, sent_s=run.bytes_sent / rate)
 
 
 def _is_delta(run: ReplicationRun) -> bool:

@@ -20,7 +20,7 @@ from wavelift.rules.flows import CONTINUE_FROM, CUTOVER
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState
 from wavelift.services.cutover import moving as rows
-from wavelift.services.cutover.step_kinds import build
+from wavelift.services.cutover.step_kinds import build, is_for
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.steps.addresses import PrepareAddress
 from wavelift.services.dataplane.steps.poll import instance_is
@@ -127,14 +127,15 @@ def _require_image(run: ReplicationRun, image: MadeImage, known: Cutover) -> Non
 
 def _request(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Cutover, image_id: str) -> LaunchRequest:
     assert plan.cutover is not None  # it was admitted to one
-    interface = _prepared_interface(ledger, access, known)
+    address = _address(plan, known)
+    interface = _prepared_interface(ledger, access, known, plan.subnet or "", address)
     return LaunchRequest(
         image_id=image_id,
         instance_type=plan.instance_type or "",
         subnet_id=plan.subnet or "",
         client_token=client_token(known.run_key, "launch", instant=instant_of(image_id)),
         security_groups=plan.security_groups,
-        private_ip="" if interface else _address(plan, known),
+        private_ip="" if interface else address,
         tags=plan.made_with(known.run_key),
         key_name=plan.key_name or "",
         instance_profile=plan.instance_profile or "",
@@ -149,14 +150,15 @@ def _address(plan: ServerPlan, known: Cutover) -> str:
     return plan.private_ip or ""
 
 
-def _prepared_interface(ledger: Ledger, access: AwsAccess, known: Cutover) -> str:
-    """The network interface that ``prepare`` made for this server; empty: none.
+def _prepared_interface(ledger: Ledger, access: AwsAccess, known: Cutover, subnet: str, address: str) -> str:
+    """The network interface that ``prepare`` made for this address of the server; empty: none. One of another address
+    or subnet, for which an older file asked, is not what was approved.
 
     :raises PermanentError: it was made, and is gone.
     """
     with ledger.read() as tx:
         steps = cutovers.steps_of(tx, cutovers.PREPARED_KIND, cutovers.prepared_id(known.wave, known.server))
-    made = [row for row in steps if row.kind == ADDRESS and row.state in _STANDS]
+    made = [row for row in steps if row.kind == ADDRESS and row.state in _STANDS and is_for(row.spec, subnet, address)]
     return _interface_of(access, made[0]) if made else ""
 
 

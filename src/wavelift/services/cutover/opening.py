@@ -155,6 +155,8 @@ class _Desk:
         columns |= {"tier": wanted.tier or mine.tier, "tier_index": wanted.tier_index or mine.tier_index}
         # Nothing that was found, approved or begun before counts any more.
         columns |= {"forecast": None, "plan_digest": "", "times": None, "phase": "", "error": ""}
+        # Also an approval of the very same plan: its digest names when the cutover was asked for.
+        columns |= {"requested_at": mine.requested_at if mine.state is CutoverState.RESERVED else self.now}
         columns |= {"cancel_requested": mine.cancel_requested and mine.state is CutoverState.RESERVED}
         return cutovers.apply(self.tx, mine, "admitted", at=self.now, by=self.ctx.requester, **columns)
 

@@ -6,7 +6,7 @@ something in its way that no approval can cure is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -19,7 +19,10 @@ from wavelift.ledger.cutover_records import Cutover, StepRow, TestInstance
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
 from wavelift.ledger.replication_records import LineageRow, ReplicationJob
+from wavelift.rules.conf import CutoverMode
+from wavelift.rules.connectors import UPKEEP_DAG, WATCH_DAG, dag_id_of
 from wavelift.rules.cutover import TO_UNDO, CutoverState
+from wavelift.rules.cutover_places import HighTtl, Places, RecordPlace
 from wavelift.rules.cutover_plan import Case, Opening, digest_of_steps, in_the_way
 from wavelift.rules.findings import Findings, server_of, stopped
 from wavelift.rules.forecast import Forecast
@@ -53,12 +56,19 @@ class Planner:
     """How a server's undoable steps are planned, and what AWS said.
 
     :param steps: of the switch. :param prepared: what ``prepare`` does days before.
-    :param groups: ARN of a target group → None, or why no target can become healthy there.
+    :param places: server → what AWS showed of what its steps take.
+    :param asleep: DAGs of :func:`watching` that are paused, or that Airflow does not have.
     """
 
     steps: Callable[[ServerPlan], Sequence[Planned]]
-    prepared: Callable[[ServerPlan], Sequence[Planned]]
-    groups: Mapping[str, str | None] = field(default_factory=dict)
+    prepared: Callable[[ServerTask], Sequence[Planned]]
+    places: Mapping[str, Places] = field(default_factory=dict)
+    asleep: Collection[str] = ()
+
+
+def watching(connector: str) -> tuple[str, str]:
+    """The DAGs that watch over open cutovers of a connector's servers."""
+    return dag_id_of(WATCH_DAG, connector), UPKEEP_DAG
 
 
 def frozen_plans(ledger: Ledger, report: PreflightReport, ctx: RunContext) -> tuple[WaveRun, dict[str, ServerPlan]]:
@@ -84,7 +94,7 @@ def make_plan(
             first = next(iter(mine.values()), None)
             opening = Opening(first.window_start, first.window_end) if first is not None else Opening()
         names = list(mine) if run.mode == "cutover" else admitted.servers
-        desk = _Desk(tx, run.wave, report, plans, planner, opening, mine, ctx)
+        desk = _Desk(tx, run.wave, report, plans, planner, opening, mine, admitted.mode, ctx)
         servers = sorted((desk.planned(name) for name in names), key=lambda one: (one.tier_index, one.server))
         told = [desk.told(each) for each in servers if each.goes]
         # A person approves a window, too: another one is another plan.
@@ -152,10 +162,11 @@ class _Desk:
         planner: Planner,
         opening: Opening,
         mine: Mapping[str, Cutover],
+        mode: CutoverMode,
         ctx: RunContext,
     ) -> None:
         self.tx, self.wave, self.report, self.plans, self.planner = tx, wave, report, plans, planner
-        self.opening, self.mine = opening, mine
+        self.opening, self.mine, self.mode = opening, mine, mode
         self.now = ctx.clock.now()
         self.tasks = {task.name: task for task in report.servers}
         self.open = {each.server: each for each in cutovers.open_of(tx, wave) if each.run != ctx.run}
@@ -169,29 +180,39 @@ class _Desk:
         assert cutover is not None  # admission chose only such entries
         forecast, _ = forecast_of(self.tx, plan, disks_of(task.facts), now=self.now)
         findings = (*self._preflight(name), *in_the_way(self._case(task, plan, forecast)))
+        prepares = self.mode == "prepare"
         steps = [
             PlannedStep(name=each.name, words=each.words, undo_words=each.undo_words)
-            for each in self.planner.steps(plan)
+            for each in (self.planner.prepared(task) if prepares else self.planner.steps(plan))
         ]
         return PlannedServer(
             server=name,
             cutover=id,
             tier=cutover.tier,
             tier_index=cutover.tier_index,
-            steps=(*chain_of(plan), *steps),
+            steps=tuple(steps) if prepares else (*chain_of(plan), *steps),
             forecast=forecast,
             findings=findings,
             goes=not stopped(findings, name),
         )
 
     def told(self, planned: PlannedServer) -> dict[str, Any]:
-        """What the digest is made of: all that the frozen plan says, the VM, and each step with its undo."""
+        """What the digest is made of: all that the frozen plan says, the VM, each step with its undo, and when it was
+        asked for."""
         plan, task = self.plans[planned.server], self.tasks[planned.server]
         network = [
             {"name": each.name, "kind": each.kind, "spec": each.spec, "words": each.words, "undo": each.undo_words}
             for each in self.planner.steps(plan)
         ]
-        return {"plan": plan.dump(), "vm": task.facts.instance_uuid, "path": task.facts.path, "network": network}
+        row = self.mine.get(planned.server)
+        return {
+            "plan": plan.dump(),
+            "vm": task.facts.instance_uuid,
+            "path": task.facts.path,
+            "network": network,
+            # An approval of a cutover that ended, and whose run was cleared, is none of this one.
+            "asked": row.requested_at.isoformat() if row is not None else None,
+        }
 
     def _preflight(self, name: str) -> list[Finding]:
         """What pre-flight says of this server, or of all; not what it only mentions."""
@@ -203,9 +224,11 @@ class _Desk:
         assert cutover is not None
         job = jobs.find_standing(self.tx, self.wave, plan.server)
         rows = lineage.rows(self.tx, job.id) if job is not None else ()
-        unlowered, until = self._ttl(plan)
-        other = self.open.get(plan.server)
-        arns = [step.target_group.arn for step in cutover.steps if step.target_group is not None]
+        other, row = self.open.get(plan.server), self.mine.get(plan.server)
+        # What a cutover that went has changed is in nobody's way.
+        asks = other is None and (row is None or row.state is CutoverState.WAITING)
+        places = self.planner.places.get(plan.server, Places()) if asks else Places()
+        unlowered, until = self._ttl(task, places)
         return Case(
             server=task.name,
             plan=cutover,
@@ -221,18 +244,26 @@ class _Desk:
             tested_run=_tested(trials.newest_result(self.tx, self.wave, plan.server)),
             old_answers_until=until,
             unlowered=unlowered,
-            groups={arn: self.planner.groups.get(arn) for arn in arns},
+            places=places,
             other=f"{other.id} of {other.run} is {other.state}" if other is not None else "",
+            asleep=[id for id in watching(plan.connector) if id in self.planner.asleep],
         )
 
-    def _ttl(self, plan: ServerPlan) -> tuple[list[str], datetime | None]:
-        """Records whose TTL was not lowered, and until when caches may have an old one."""
-        prepared = cutovers.prepared_id(self.wave, plan.server)
+    def _ttl(self, task: ServerTask, places: Places) -> tuple[list[HighTtl], datetime | None]:
+        """Records whose TTL is too high, and until when caches may have one of before it was lowered."""
+        prepared = cutovers.prepared_id(self.wave, task.name)
         rows = {row.name: row for row in cutovers.steps_of(self.tx, cutovers.PREPARED_KIND, prepared)}
-        wanted = [each for each in self.planner.prepared(plan) if each.kind == LowerTtl.kind]
+        wanted = [each for each in self.planner.prepared(task) if each.kind == LowerTtl.kind]
         lowered = {each.name: row for each in wanted if (row := rows.get(each.name)) and row.state in TO_UNDO}
-        unlowered = [record["name"] for each in wanted if each.name not in lowered for record in each.spec["records"]]
-        return unlowered, max((end for row in lowered.values() if (end := _old_until(row))), default=None)
+        high = []
+        for each in wanted:
+            for record in each.spec["records"]:
+                place = RecordPlace(each.spec["zone"], record["name"], record["type"], record["set_identifier"])
+                seconds = places.ttls.get(place)
+                seen = seconds > each.spec["ttl"] if seconds is not None else False
+                if seen or (place not in places.ttls and each.name not in lowered):
+                    high.append(HighTtl(place.words, seconds))
+        return high, max((end for row in lowered.values() if (end := _old_until(row))), default=None)
 
 
 def _old_until(row: StepRow) -> datetime | None:

@@ -7,6 +7,7 @@ restores the TTLs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,8 +21,8 @@ from wavelift.ledger.cutover_records import StepRow, TargetPlace
 from wavelift.rules.cutover import StepState, kept_address
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.cutover.back import Access, Waiting
-from wavelift.services.cutover.step_kinds import build
-from wavelift.services.cutover.steps import Waits, advance, prepared_of, prepared_subject, write_plan
+from wavelift.services.cutover.step_kinds import build, is_for
+from wavelift.services.cutover.steps import Planned, Waits, advance, go_back, prepared_of, prepared_subject, write_plan
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.steps.addresses import PrepareAddress
 from wavelift.services.dataplane.steps.records import LowerTtl
@@ -39,6 +40,10 @@ class PreparedServer(Message):
     address: str = ""
     switch_after: Instant | None = None
     """From then on, no cache has the old TTL any more."""
+    undone: bool = False
+    """What had been prepared was taken back."""
+    words: str = ""
+    """What stays, when it was taken back."""
     error: str = ""
 
 
@@ -59,21 +64,40 @@ def fixed_address(task: ServerTask) -> str:
     return plan.private_ip or ""
 
 
+def planned_for(task: ServerTask) -> list[Planned]:
+    """What ``prepare`` does for a server, for its plan. An address that nobody can tell is in the way of ``prepare``
+    itself, which says so."""
+    try:
+        address = fixed_address(task)
+    except PermanentError:
+        address = ""
+    return prepared_of(task.plan, address)
+
+
+def planned_back(task: ServerTask) -> list[Planned]:
+    """What taking that back does."""
+    swapped = [replace(each, words=each.undo_words, undo_words=each.words) for each in planned_for(task)]
+    return [replace(each, words=f"{each.words}: {each.name}") for each in reversed(swapped)]
+
+
 def prepare_server(ledger: Ledger, aws: AwsAccess, plan: ServerPlan, address: str, ctx: RunContext) -> Waits | None:
     """Prepare one server, as far as possible. Repeated: only what is left. None: all has taken effect.
 
     :param address: as :func:`fixed_address` says.
     """
     subject = prepared_subject(plan.wave, plan.server)
-    write_plan(ledger, subject, prepared_of(plan, address), clock=ctx.clock)
-    found = advance(ledger, aws, subject, ctx)
+    planned = prepared_of(plan, address)
+    write_plan(ledger, subject, planned, clock=ctx.clock)
+    found = advance(ledger, aws, subject, ctx, names=[each.name for each in planned])
     return found if isinstance(found, Waits) else None
 
 
-def prepare(ledger: Ledger, access: Access, tasks: Sequence[ServerTask], ctx: RunContext) -> Prepared | Waiting:
+def prepare(
+    ledger: Ledger, access: Access, tasks: Sequence[ServerTask], ctx: RunContext, *, undo: bool = False
+) -> Prepared | Waiting:
     """Prepare servers; one that fails does not stop the others. Call it again when a wait is over.
 
-    :param tasks: with the plans that the run froze.
+    :param tasks: with the plans that the run froze. :param undo: take back what was prepared instead.
     """
     failed: dict[str, str] = dict(ctx.checkpoints.get(_FAILED) or {})
     waits: dict[tuple[str, str], list[str]] = {}
@@ -86,16 +110,16 @@ def prepare(ledger: Ledger, access: Access, tasks: Sequence[ServerTask], ctx: Ru
         target = task.plan.target
         aws = access(TargetPlace(aws_conn_id=target.aws_conn_id, region=target.region))
         try:
-            found = prepare_server(ledger, aws, task.plan, fixed_address(task), ctx)
-            if found is None:
-                ready.append(_told(ledger, aws, task.plan))
+            found = _take_back(ledger, aws, task, ctx) if undo else _prepared(ledger, aws, task, ctx)
         except PermanentError as error:
             failed[task.name] = str(error)
             ctx.checkpoints.set(_FAILED, failed)
             continue
-        if found is not None:
-            waits.setdefault((target.aws_conn_id, target.region), []).extend(found.waits)
-            words.append(f"{task.name}: {found.words}")
+        if isinstance(found, PreparedServer):
+            ready.append(found)
+            continue
+        waits.setdefault((target.aws_conn_id, target.region), []).extend(found.waits)
+        words.append(f"{task.name}: {found.words}")
     if waits:
         return Waiting({where: tuple(each) for where, each in waits.items()}, tuple(words))
     ctx.checkpoints.delete(_FAILED)
@@ -103,8 +127,22 @@ def prepare(ledger: Ledger, access: Access, tasks: Sequence[ServerTask], ctx: Ru
     return Prepared(servers=tuple(sorted([*ready, *wrong], key=lambda each: each.server)))
 
 
-def _told(ledger: Ledger, aws: AwsAccess, plan: ServerPlan) -> PreparedServer:
-    interface = interface_of(ledger, aws, plan.wave, plan.server)
+def _prepared(ledger: Ledger, aws: AwsAccess, task: ServerTask, ctx: RunContext) -> PreparedServer | Waits:
+    waits = prepare_server(ledger, aws, task.plan, fixed_address(task), ctx)
+    return waits if waits is not None else _told(ledger, aws, task)
+
+
+def _take_back(ledger: Ledger, aws: AwsAccess, task: ServerTask, ctx: RunContext) -> PreparedServer | Waits:
+    """The TTLs as they were; the interface is deleted, unless an instance has it. A later ``prepare`` begins anew."""
+    found = go_back(ledger, aws, prepared_subject(task.plan.wave, task.plan.server), ctx)
+    if isinstance(found, Waits):
+        return found
+    return PreparedServer(server=task.plan.server, undone=True, words="; ".join(found.notes))
+
+
+def _told(ledger: Ledger, aws: AwsAccess, task: ServerTask) -> PreparedServer:
+    plan = task.plan
+    interface = interface_of(ledger, aws, plan, fixed_address(task))
     return PreparedServer(
         server=plan.server,
         interface=interface.interface_id if interface else "",
@@ -128,10 +166,11 @@ def switch_after(rows: Sequence[StepRow]) -> datetime | None:
     return max(row.changed_at + timedelta(seconds=LowerTtl.old_ttl_s(row.before)) for row in lowered if row.changed_at)
 
 
-def interface_of(ledger: Ledger, aws: AwsAccess, wave: str, server: str) -> Interface | None:
-    """The network interface that was made for a server's instance. None: none was, or it is gone."""
-    for row in rows_of(ledger, wave, server):
-        if row.kind == ADDRESS and row.state in (StepState.INTENDED, StepState.APPLIED, StepState.SETTLED):
+def interface_of(ledger: Ledger, aws: AwsAccess, plan: ServerPlan, address: str) -> Interface | None:
+    """The network interface with this address that was made for a server's instance. None: none was, or it is gone."""
+    for row in rows_of(ledger, plan.wave, plan.server):
+        standing = row.state in (StepState.INTENDED, StepState.APPLIED, StepState.SETTLED)
+        if row.kind == ADDRESS and standing and is_for(row.spec, plan.subnet or "", address):
             step = build(aws, row.kind, row.name, row.spec or {})
             assert isinstance(step, PrepareAddress)
             return step.interface()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from wavelift.base.domain import Message
@@ -179,8 +180,8 @@ def _others(ledger: Ledger, mode: str, ended: EndedCutover, ctx: RunContext) -> 
     """How servers ended in the modes that open no cutover."""
     if mode == "prepare":
         for one in map(PreparedServer.load, ended.others):
-            state = "failed" if one.error else "prepared"
-            yield CutoverOutcome(server=one.server, state=state, error=one.error, clearable=False)
+            state = "failed" if one.error else "taken back" if one.undone else "prepared"
+            yield CutoverOutcome(server=one.server, state=state, words=one.words, error=one.error, clearable=False)
     if mode in ("plan", "prepare"):
         preflight = ended.replication.preflight
         for server, why in (refusals(preflight) if preflight is not None else {}).items():
@@ -257,14 +258,15 @@ def verify_runs(ledger: Ledger, ctx: RunContext) -> tuple[ToTrigger, ...]:
 
 def reverts(ledger: Ledger, ctx: RunContext) -> ToTrigger | None:
     """The run in mode ``revert`` for what failed in this run once its source was touched, where the wave's file says
-    ``on_failure: revert``. Its id is written into the cutovers first. None: there is nothing to revert.
+    ``on_failure: revert``, or ``on_window_end: revert`` and the window is over. Its id is written into the cutovers
+    first. None: there is nothing to revert.
 
     A revert that is under way is left alone.
     """
     with ledger.read() as tx:
         frozen = waves.find(tx, ctx.run)
         failed = [each for each in cutovers.of_dag_run(tx, ctx.run) if each.state is CutoverState.FAILED]
-    chosen = [each for each in failed if _reverts(frozen, each) and not _under_way(each, ctx)]
+    chosen = [each for each in failed if _reverts(frozen, each, ctx.clock.now()) and not _under_way(each, ctx)]
     if not chosen:
         return None
     run_id = _run_id(REVERT_PREFIX, [f"{each.id} {each.version}" for each in chosen])
@@ -290,9 +292,12 @@ def _not_started(asked: ToTrigger, start: Callable[[ToTrigger], object]) -> str:
     return ""
 
 
-def _reverts(frozen: WaveRun | None, known: Cutover) -> bool:
+def _reverts(frozen: WaveRun | None, known: Cutover, now: datetime) -> bool:
     plan = plan_in(frozen, known) if frozen is not None else None
-    return plan is None or plan.cutover is None or plan.cutover.on_failure == "revert"
+    if plan is None or plan.cutover is None or plan.cutover.on_failure == "revert":
+        return True
+    # From here on nobody may continue it: `moving` refuses.
+    return plan.cutover.on_window_end == "revert" and known.window_end is not None and now > known.window_end
 
 
 def _under_way(known: Cutover, ctx: RunContext) -> bool:

@@ -71,7 +71,12 @@ def reserve(
         )
     known = _begin(ledger, ctx, found.run, before)
     assert known.source is not None
-    stop = StopOrder(cutover=known.id, before=SourceBefore.load(known.source), not_after=rows.last_start(known))
+    stop = StopOrder(
+        cutover=known.id,
+        before=SourceBefore.load(known.source),
+        not_after=rows.last_start(known),
+        ordered_at=known.moment("stopping"),
+    )
     return found.model_copy(update={"stop": stop})
 
 

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any, Final, cast
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.addresses import Addresses
 from wavelift.adapters.aws.elbv2 import Elbv2, Target
 from wavelift.adapters.aws.route53 import RecordKey
 from wavelift.base.domain import Message
@@ -21,7 +22,7 @@ from wavelift.rules.plans import ServerPlan
 from wavelift.rules.wave_cutover import DnsStep, NetworkStep, TargetGroupStep
 from wavelift.services.dataplane.steps.addresses import MoveElasticIp, PrepareAddress, SetSecurityGroups
 from wavelift.services.dataplane.steps.person import Answer, Person
-from wavelift.services.dataplane.steps.records import LowerTtl, Record, SwitchRecords
+from wavelift.services.dataplane.steps.records import DEFAULT_TTL_S, LowerTtl, Record, SwitchRecords
 from wavelift.services.dataplane.steps.routing import SetGatewayRoute, SetRoute
 from wavelift.services.dataplane.steps.step import State, Step
 from wavelift.services.dataplane.steps.targets import DeregisterTargets, RegisterTargets
@@ -66,7 +67,13 @@ class Planned:
 def plan_of(plan: ServerPlan) -> list[Planned]:
     """The steps that switch a server, in their order. Records of one zone that follow each other are one batch."""
     steps = plan.cutover.steps if plan.cutover is not None else ()
-    return _named([planned for batch in _batches(steps) for planned in batch])
+    found = _named([planned for batch in _batches(steps) for planned in batch])
+    allocation = ""
+    for each in found:
+        allocation = str(each.spec["allocation"]) if each.kind == "elastic_ip" else allocation
+        if each.kind == "dns" and any(one["to"] == "public" for one in each.spec["records"]):
+            each.spec["allocation"] = allocation
+    return found
 
 
 def prepared_of(plan: ServerPlan, address: str = "") -> list[Planned]:
@@ -108,8 +115,14 @@ def _batches(steps: Sequence[NetworkStep]) -> Iterator[list[Planned]]:
             yield [_single(same[0])]
 
 
-def _record(step: DnsStep) -> dict[str, str]:
-    return {"name": step.name, "type": step.type, "set_identifier": step.set_identifier or "", "to": step.to}
+def _record(step: DnsStep) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "type": step.type,
+        "set_identifier": step.set_identifier or "",
+        "to": step.to,
+        "ttl": step.ttl,
+    }
 
 
 def _dns(steps: Sequence[DnsStep]) -> Planned:
@@ -174,6 +187,9 @@ def bound(aws: AwsAccess, kind: str, spec: Mapping[str, Any], facts: Facts, *, t
 
     :param token: no two begun steps have the same one; at most 64 characters.
     """
+    if spec.get("allocation") and kind == "dns":
+        # An instance is launched without a public address: what it has then is that of the step before.
+        facts = facts.model_copy(update={"public_ip": Addresses(aws).elastic_ip(str(spec["allocation"])).public_ip})
     made = {**spec, BOUND: facts.dump()}
     made.pop(ANSWER, None)
     if kind in ("targets", "old_targets"):
@@ -192,6 +208,12 @@ def build(aws: AwsAccess, kind: str, name: str, spec: Mapping[str, Any]) -> Step
     """
     facts = Facts.load(spec[BOUND])
     return _BUILDERS[kind](aws, name, spec, facts)
+
+
+def is_for(row_spec: Mapping[str, Any] | None, subnet: str, address: str) -> bool:
+    """Whether an interface was prepared for this address. The wave's file may have named another one then."""
+    spec = row_spec or {}
+    return bool(address) and (spec.get("subnet"), spec.get("address")) == (subnet, address)
 
 
 def refuse_taken(kind: str, spec: Mapping[str, Any], before: State) -> None:
@@ -217,7 +239,8 @@ def _switch(aws: AwsAccess, name: str, spec: Mapping[str, Any], facts: Facts) ->
                 instance=facts.instance_id,
             )
         key = (one["name"], one["type"])
-        records.append(Record(*key, values=(value,), set_identifier=one["set_identifier"]))
+        new_ttl = one.get("ttl", DEFAULT_TTL_S)
+        records.append(Record(*key, values=(value,), set_identifier=one["set_identifier"], new_ttl=new_ttl))
     return SwitchRecords(aws, zone=spec["zone"], records=records, comment=_COMMENT)
 
 

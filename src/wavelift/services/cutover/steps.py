@@ -49,6 +49,10 @@ _STAYS: Final = frozenset({PERSON, "address"})
 """Kinds that are not looked at again once they are undone."""
 
 
+_MADE_AGAIN: Final = frozenset({"address"})
+"""Kinds that are made again if somebody removed what they had made. Nothing else leads there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """All steps have taken effect. ``notes`` say what stays to do for people."""
@@ -117,16 +121,25 @@ def write_plan(ledger: Ledger, subject: Subject, planned: Collection[Planned], *
 
 
 def advance(
-    ledger: Ledger, access: AwsAccess, subject: Subject, ctx: RunContext, *, facts: Facts = NO_FACTS
+    ledger: Ledger,
+    access: AwsAccess,
+    subject: Subject,
+    ctx: RunContext,
+    *,
+    facts: Facts = NO_FACTS,
+    names: Collection[str] | None = None,
 ) -> Done | Waits:
     """Bring the steps forward, in their order, as far as possible. Steps that took effect are looked at again.
 
     :param facts: of the instance to which the network is switched.
+    :param names: only these: others are of an older plan.
     :raises ChangedElsewhere: somebody else changed a place. Nothing was written; the row says so, too.
     :raises PermanentError: a step is impossible, did not take effect in time, or the subject may not go forward now.
     """
     engine = _Engine(ledger, access, subject, ctx)
     for row in engine.rows():
+        if names is not None and row.name not in names:
+            continue
         found = engine.forward(row, facts)
         if found is not None:
             return found
@@ -230,7 +243,7 @@ class _Engine:
         else:
             self._refuse_other(row, facts)
             step = self._step(row)
-            if row.state is StepState.SETTLED:
+            if row.state is StepState.SETTLED and row.kind not in _MADE_AGAIN:
                 self._outcome(row, lambda: verify_step(step, row.before))
                 return None
             row = self._again(row, self.subject.may_go)

@@ -57,6 +57,9 @@ class AdmittedTest(Message):
     servers: tuple[str, ...] = ()
     """Names of the servers whose images are launched; in mode ``end``, nothing."""
     refused: tuple[Refusal, ...] = ()
+    """Asked for by name, or all there are, and they can't be tried: the run fails."""
+    left: tuple[Refusal, ...] = ()
+    """Nobody named them, and they can't be tried: they have no image, or no cutover section."""
     ending: tuple[str, ...] = ()
     """In mode ``end``: ids of test instances."""
 
@@ -126,12 +129,16 @@ def admit(
         if conf.mode == "end":
             return AdmittedTest(wave=bare, mode=conf.mode, ending=_to_end(tx, request.wave, conf))
         chosen, refused = _choose(tx, wave, conf)
+        named = conf.servers or conf.runs
+        left: tuple[Refusal, ...] = ()
+        if chosen and not named:
+            left, refused = refused, ()
         mine = {each.server: each for each in trials.of_dag_run(tx, ctx.run)}
         for each in chosen:
             if each.name not in mine:
                 _insert(tx, each, wave, ctx)
     names = (*mine, *(each.name for each in chosen if each.name not in mine))
-    return AdmittedTest(wave=bare, mode=conf.mode, servers=tuple(sorted(names)), refused=refused)
+    return AdmittedTest(wave=bare, mode=conf.mode, servers=tuple(sorted(names)), refused=refused, left=left)
 
 
 def require_isolation(wave: ResolvedWave) -> None:
@@ -146,7 +153,8 @@ def require_isolation(wave: ResolvedWave) -> None:
 
 def _choose(tx: Tx, wave: ResolvedWave, conf: TestConf) -> tuple[list[_Chosen], tuple[Refusal, ...]]:
     standing = {job.server: job for job in job_rows.standing(tx, wave.wave)}
-    asked = conf.servers or sorted(standing)
+    by_job = _runs_by_job(tx, wave, conf)
+    asked = conf.servers or sorted(run.server for run in by_job.values()) or sorted(standing)
     unknown = [name for name in asked if name not in standing]
     if unknown:
         raise SpecError(
@@ -154,7 +162,14 @@ def _choose(tx: Tx, wave: ResolvedWave, conf: TestConf) -> tuple[list[_Chosen], 
             wave=wave.wave,
             next_step=f"Choose other servers; known: {', '.join(sorted(standing)) or 'none'}",
         )
-    by_job = _runs_by_job(tx, conf)
+    used = {standing[name].id for name in asked}
+    unused = [run.id for job, run in by_job.items() if job not in used]
+    if unused:
+        raise SpecError(
+            f"Not of the present job of a chosen server: {', '.join(unused)}",
+            wave=wave.wave,
+            next_step="Choose its server too, or another run",
+        )
     chosen, refused = [], []
     for name in asked:
         found = _image_of(tx, wave, standing[name], by_job)
@@ -165,10 +180,25 @@ def _choose(tx: Tx, wave: ResolvedWave, conf: TestConf) -> tuple[list[_Chosen], 
     return chosen, tuple(refused)
 
 
-def _runs_by_job(tx: Tx, conf: TestConf) -> dict[str, ReplicationRun]:
-    """Job → the run that was asked for by its id. :raises NotFoundError: there is none of this id."""
-    runs = [replication_runs.get(tx, id) for id in conf.runs or ()]
-    return {run.job_id: run for run in runs}
+def _runs_by_job(tx: Tx, wave: ResolvedWave, conf: TestConf) -> dict[str, ReplicationRun]:
+    """Job → the run that was asked for by its id.
+
+    :raises NotFoundError: there is none of this id. :raises SpecError: it is another wave's, or two are of one server.
+    """
+    found: dict[str, ReplicationRun] = {}
+    for run in (replication_runs.get(tx, id) for id in dict.fromkeys(conf.runs or ())):
+        if run.wave != wave.wave:
+            raise SpecError(
+                f"Run {run.id} belongs to wave {run.wave}", wave=wave.wave, next_step="Ask for its own wave"
+            )
+        other = found.setdefault(run.job_id, run)
+        if other is not run:
+            raise SpecError(
+                f"{other.id} and {run.id} are both of {run.server}",
+                wave=wave.wave,
+                next_step="Choose one of them: a server has one test instance in a run",
+            )
+    return found
 
 
 def _image_of(

@@ -14,6 +14,7 @@ from typing import Final
 from wavelift.base.domain import Instant, Message
 from wavelift.base.errors import WaveliftError
 from wavelift.base.run import DagRun, Requester, RunContext
+from wavelift.base.times import utc_minute
 from wavelift.ledger import Ledger, cutovers, events, jobs
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.rules.authority import Action
@@ -27,6 +28,9 @@ from wavelift.services.dataplane.source_watch import SeenSource, WatchedSource
 WATCHED: Final = (CutoverState.SWITCHED, CutoverState.MOVING, CutoverState.FAILED, CutoverState.FINALIZING)
 FENCE_LIFETIME: Final = timedelta(minutes=2)
 """Of the grant to fence a source again. A revert waits until it is over: it must not fence what has just come back."""
+LONGEST_DOWN: Final = timedelta(minutes=60)
+"""How long a server may be down before people are told although its run goes on, where its file has no
+``downtime_minutes``."""
 FENCE_GRANTED: Final = "fence_granted"
 """Moment of a cutover: the newest grant to fence its source again."""
 
@@ -39,6 +43,8 @@ class Alert(Message):
     wave: str
     words: str
     since: Instant
+    about: str = ""
+    """What tells it from others of the same cutover and instant."""
 
 
 class Judged(Message):
@@ -70,11 +76,17 @@ def judge(ledger: Ledger, seen: Collection[SeenSource], ctx: RunContext, *, righ
     wrong: list[Alert] = []
     fence: list[SourceToStart] = []
     for each in seen:
-        if each.error or not each.wrong:
+        if not (each.error or each.wrong):
             continue
         with ledger.read() as tx:
             known = cutovers.find(tx, each.cutover)
         if known is None or known.state not in WATCHED or known.source is None:
+            continue
+        if each.error:
+            # Once a day: the error's own words may differ at each look.
+            today = f"{ctx.clock.now():%Y-%m-%d}"
+            words = f"{known.server}: {today}, nobody can tell whether its source stays off: it could not be looked at"
+            wrong.append(_alert_once(ledger, known, "fence", words, ctx))
             continue
         words = f"{known.server}: its source must stay off, and {each.wrong}"
         wrong.append(_alert_once(ledger, known, "fence", words, ctx))
@@ -114,13 +126,15 @@ def _grant(ledger: Ledger, known: Cutover, ctx: RunContext, key_file: Path) -> S
 
 def alarm(ledger: Ledger, ctx: RunContext) -> tuple[Alert, ...]:
     """Alert for each server that perhaps nobody serves: its source was touched, it is not switched, and no run is about
-    it any more. Once for each change of its cutover."""
+    it any more, or it has been down for too long. Once for each change of its cutover."""
     with ledger.read() as tx:
         found = cutovers.everything_open(tx, CutoverState.MOVING, CutoverState.FAILED, CutoverState.REVERTING)
     told = []
     for each in found:
         runs = {DagRun(each.dag_id, id) for id in (each.dag_run_id, each.revert_run) if id}
         if any(ctx.liveness.run(run) for run in runs):
+            if words := _down_too_long(ledger, each, ctx.clock.now()):
+                told.append(_alert_once(ledger, each, "nobody_serves", words, ctx))
             continue
         way_out = "clear the undo task of its last revert" if each.revert_run else "revert it, or clear its failed task"
         words = (
@@ -129,6 +143,31 @@ def alarm(ledger: Ledger, ctx: RunContext) -> tuple[Alert, ...]:
         )
         told.append(_alert_once(ledger, each, "nobody_serves", words, ctx))
     return tuple(told)
+
+
+def _down_too_long(ledger: Ledger, known: Cutover, now: datetime) -> str:
+    """Why somebody should look at a cutover whose run goes on; empty: it is in time. What waits, such as a step that a
+    person does, waits without limit."""
+    # What was switched serves until its way back begins.
+    back = known.state is CutoverState.REVERTING and known.moment("switched") is not None
+    since = known.moment("reverting" if back else "down")
+    bound = _downtime(ledger, known)
+    if since is None or now - since <= bound:
+        return ""
+    return (
+        f"{known.server}: perhaps nobody has served it since {utc_minute(since)}, longer than "
+        f"{bound.total_seconds() / 60:g} minutes. Its cutover {known.id} is {known.state}, and its run goes on: see "
+        f"what it waits for with `wavelift cutover show {known.id}`"
+    )
+
+
+def _downtime(ledger: Ledger, known: Cutover) -> timedelta:
+    try:
+        plan = plan_of_cutover(ledger, known)
+    except WaveliftError:
+        return LONGEST_DOWN
+    minutes = plan.cutover.downtime_minutes if plan.cutover is not None else None
+    return LONGEST_DOWN if minutes is None else timedelta(minutes=minutes)
 
 
 def _alert_once(ledger: Ledger, known: Cutover, kind: str, words: str, ctx: RunContext) -> Alert:

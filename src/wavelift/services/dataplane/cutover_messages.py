@@ -56,6 +56,7 @@ class PlannedServer(Message):
     tier: str = ""
     tier_index: int = 0
     steps: tuple[PlannedStep, ...] = ()
+    """In mode prepare, what that does now."""
     forecast: Forecast | None = None
     """None: pre-flight did not find the server."""
     findings: tuple[Finding, ...] = ()
@@ -81,12 +82,15 @@ class PlannedCutover(Message):
         found = []
         for each in self.servers:
             tier = f", tier {each.tier}" if each.tier else ""
-            found.append(f"{each.server}{tier}: {'' if each.goes else 'is left alone'}".rstrip(": "))
+            left = "" if each.goes or self.mode == "prepare" else "is left alone"
+            found.append(f"{each.server}{tier}: {left}".rstrip(": "))
             if each.forecast is not None:
                 found.append(f"  downtime: {each.forecast.words()}")
             for place, step in enumerate(each.steps, start=1):
                 found.append(f"  {place}. {step.words}")
                 found.append(f"     back: {step.undo_words}")
+            if self.mode == "prepare" and not each.steps:
+                found.append("  nothing to prepare: it moves no record, and has no fixed address")
             for finding in each.findings:
                 found.append(f"  {finding.severity}: {finding.what}. {finding.next_action}")
         return [*found, f"plan {self.digest[:12]} of {self.wave}: {', '.join(self.going) or 'no server'} can go"]

@@ -55,6 +55,8 @@ class StopOrder(Message):
     """As the ledger has it: what a revert will restore."""
     not_after: Instant | None = None
     """No source that runs is asked to shut down later: its downtime would go beyond the window. None: no window."""
+    ordered_at: Instant | None = None
+    """When ``reserve`` gave it: each has its own. None: of an older version."""
 
 
 class StoppedSource(Message):

@@ -17,6 +17,7 @@ from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import Instant, Message, NicFacts, PowerFacts
 from wavelift.base.errors import BusyError, PermanentError, TamperedError, located
 from wavelift.base.run import RunContext
+from wavelift.base.times import utc_minute
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun, StopOrder, StoppedSource
@@ -32,6 +33,9 @@ OFF_SECONDS: Final = 10.0
 """So long the source must stay off, fenced: a guest may start again, and so may vSphere HA."""
 LAPSE: Final = timedelta(minutes=30)
 """Without a look for so long, the wait was broken off: the guest is asked anew, and gets its whole time."""
+ORDER_COUNTS: Final = timedelta(hours=1)
+"""So long may the stop of a source begin after it was ordered. A task that is cleared alone much later must not stop a
+source that a revert has brought back: it has no ledger that would say so."""
 MOST_RETURNS: Final = 5
 """So often may the source be found on, or connected, right after it was fenced, before the try fails."""
 
@@ -57,6 +61,8 @@ class _Noted(Message):
     """When the source was first seen off."""
     how: str = "its guest shut down"
     done: bool = False
+    order: Instant | None = None
+    """When the stop was ordered."""
 
 
 def stop_source(
@@ -68,8 +74,9 @@ def stop_source(
     cutover of this server fails, as its plan says. Once it is off, all its network cards are disconnected, and it is
     looked at again: it must stay so.
 
-    :raises PermanentError: the window does not allow it any more, the VM's cards or power are not as pre-flight saw
-        them, or the guest does not shut down and the plan says ``abort``. :raises GuardError: the VM is suspended.
+    :raises PermanentError: the window does not allow it any more, the order is old, or was carried out and the source
+        was brought back since, the VM's cards are not as pre-flight saw them, or the guest does not shut down and the
+        plan says ``abort``. :raises GuardError: the VM is suspended.
     """
     order = reserved.stop
     if order is None or (order.before.vm, order.before.instance_uuid) != (task.facts.moref, task.facts.instance_uuid):
@@ -123,8 +130,9 @@ class _Source:
         at, noted = self._ctx.clock.now(), self._noted()
         if noted is None or noted.done:
             self._refuse_late(at)
+            self._refuse_spent(at)
             self._check_cards(now)
-            noted = _Noted(asked_at=at, seen_at=at)
+            noted = _Noted(asked_at=at, seen_at=at, order=self._order.ordered_at)
         noted = noted.model_copy(update={"down_at": None, "seen_at": at})
         self._note(noted)  # before it is asked: its time does not begin anew with each try
         if at >= noted.asked_at + timedelta(minutes=self._shutdown.timeout_minutes):
@@ -149,6 +157,23 @@ class _Source:
                 next_step="Revert the cutover, and cut this server over in another window",
             )
 
+    def _refuse_spent(self, at: datetime) -> None:
+        """A source that runs and is not fenced serves. One that was stopped already was brought back, and an old order
+        may be of a cutover that is over."""
+        ordered = self._order.ordered_at
+        if ordered is None or all(card.fenced for card in self._cards()):
+            return
+        kept = self._ctx.checkpoints.get(STOP_KEY)
+        last = _Noted.load(kept) if kept is not None else None
+        spent = last is not None and last.done and last.order == ordered
+        if not spent and at <= ordered + ORDER_COUNTS:
+            return
+        why = "it was stopped, and somebody brought it back" if spent else f"that was ordered at {utc_minute(ordered)}"
+        raise PermanentError(
+            f"The source serves, and is not stopped: {why}",
+            next_step=f"Clear the server's {CONTINUE_FROM} task, which orders it anew unless the cutover is over",
+        )
+
     def _force(self, noted: _Noted, why: str) -> str:
         if self._shutdown.then == "abort":
             self._ctx.checkpoints.delete(STOP_KEY)  # who clears the task asks the guest anew
@@ -166,7 +191,8 @@ class _Source:
     def _hold(self) -> StoppedSource | None:
         """Fence the source, which is off, and see whether it stays so; None: it does not."""
         at = self._ctx.clock.now()
-        noted = self._noted() or _Noted(asked_at=at, seen_at=at, how="it was off already")
+        order = self._order.ordered_at
+        noted = self._noted() or _Noted(asked_at=at, seen_at=at, how="it was off already", order=order)
         noted = noted.model_copy(update={"seen_at": at, "down_at": noted.down_at or at})
         self._check_cards(PowerFacts(power="poweredOff"))
         self._note(noted)
@@ -180,7 +206,7 @@ class _Source:
         if not all(card.fenced for card in self._cards()):
             log.warning("%s was connected again", self._task.name)
             return None
-        self._note(noted.model_copy(update={"done": True}))
+        self._note(noted.model_copy(update={"done": True, "order": self._order.ordered_at}))
         assert noted.down_at is not None
         return StoppedSource(server=self._task.name, vm=self._vm, down_at=noted.down_at, how=noted.how)
 

@@ -30,6 +30,11 @@ class SeenSource(Message):
     """Keys of network cards that a power-on or the guest connects, or that are connected."""
     error: str = ""
 
+    @classmethod
+    def unseen(cls, source: WatchedSource, error: Exception) -> SeenSource:
+        """It could not be looked at."""
+        return cls(server=source.server, cutover=source.cutover, error=str(error))
+
     @property
     def wrong(self) -> str:
         """What is wrong with it, in words; empty: nothing."""

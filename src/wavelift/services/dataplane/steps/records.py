@@ -13,7 +13,7 @@ from wavelift.services.dataplane.steps.poll import in_sync
 from wavelift.services.dataplane.steps.step import Outcome, Settled, State, Step, Waiting
 
 DEFAULT_TTL_S: Final = 60
-"""Of a record that is new, or was an alias."""
+"""Of a record that is new, or was an alias, if nobody says another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Record:
     What it has besides (weight, region, health check) stays as it is. A record with a ``set_identifier`` must exist.
 
     :ivar values: as Route 53 writes them (TXT in quotes). :ivar ttl: seconds; None keeps the TTL.
+    :ivar new_ttl: seconds, of a record that has none to keep: it is new, or was an alias.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Record:
     alias: Alias | None = None
     ttl: int | None = None
     set_identifier: str = ""
+    new_ttl: int = DEFAULT_TTL_S
 
     @property
     def key(self) -> RecordKey:
@@ -56,7 +58,7 @@ class Record:
     def over(self, before: RecordSet | None) -> RecordSet:
         """The record in AWS's words, made of the one before."""
         kept = dict(before or {"Name": self.key.name, "Type": self.key.type})
-        ttl = self.ttl if self.ttl is not None else kept.get("TTL", DEFAULT_TTL_S)
+        ttl = self.ttl if self.ttl is not None else kept.get("TTL", self.new_ttl)
         for member in ("TTL", "ResourceRecords", "AliasTarget"):
             kept.pop(member, None)
         if self.alias is not None:

@@ -159,6 +159,16 @@ class DeregisterTargets(_Targets):
     def undo_words(self) -> str:
         return "Register it again"
 
+    def _check(self, group: TargetGroup) -> None:
+        """:raises PermanentError: the group has no such target, and another one would go on serving, too."""
+        super()._check(group)
+        if absent := absent_targets(self._elb, group.arn, self._targets):
+            raise PermanentError(
+                absent,
+                next_step="Correct port and replaces of the step: as the target group lists its targets",
+                target_group=self._arn,
+            )
+
     def wanted(self, before: State) -> State:
         return dict.fromkeys(before, None)
 
@@ -169,6 +179,23 @@ class DeregisterTargets(_Targets):
             if to[str(one)] is None and found is not None and found.is_draining:
                 return Waiting(f"until {one} has drained", target_is(self._arn, one.id, one.port, "drained"))
         return Settled()
+
+
+def absent_targets(elb: Elbv2, group: str, targets: Sequence[Target]) -> str:
+    """Why these can't leave the group, in words: they are not in it under their port. Empty: they can.
+
+    One that drains already is fine.
+    """
+    health = elb.health(group)
+    absent = []
+    for one in targets:
+        found = _of(health, one)
+        if found is None or not (found.is_registered or found.is_draining):
+            absent.append(str(one))
+    if not absent:
+        return ""
+    there = ", ".join(sorted(str(one.target) for one in health.values() if one.is_registered)) or "none"
+    return f"the target group has no target {', '.join(absent)} that could leave it; it has {there}"
 
 
 def _zone(health: TargetHealth | None) -> str | None:

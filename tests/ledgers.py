@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
 from collections.abc import Callable
@@ -22,6 +23,13 @@ def _template() -> bytes:
         path = Path(folder) / "template.db"
         Ledger.open(f"sqlite:///{path}").close()
         return path.read_bytes()
+
+
+def memory_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder in memory, where the machine has one: for ledgers of stories with hundreds of commits, each of which
+    waits for the disk."""
+    shared = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(dir=shared if shared.is_dir() and os.access(shared, os.W_OK) else None)
 
 
 def fresh_ledger(path: Path) -> Ledger:

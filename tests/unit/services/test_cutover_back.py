@@ -6,7 +6,6 @@ Source, instance and the place of the network step are in memory; engine, ledger
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.contexts import Alive, HandClock, run_context
 from tests.depth import examples
-from tests.ledgers import fresh_ledger, within
+from tests.ledgers import fresh_ledger, memory_folder, within
 
 from wavelift.adapters.aws.ec2 import Instance
 from wavelift.base.domain import NicFacts, PowerFacts
@@ -551,12 +550,12 @@ ACTS = st.sampled_from(
 
 @pytest.mark.timeout(1800)
 @given(st.integers(0, len(FORWARD)), st.lists(ACTS, max_size=20))
-@examples(25, 300)
+@examples(25, 200)
 def test_inv_12_no_order_gives_both_an_address_nobody_without_an_alert_or_loses_before(
     begun: int, acts: list[str]
 ) -> None:
     kept = RETURN.switch
-    with tempfile.TemporaryDirectory() as folder:
+    with memory_folder() as folder:
         story = _story(Path(folder))
         try:
             _play(story, [*FORWARD[:begun], *acts])

@@ -442,6 +442,26 @@ def test_a_call_of_the_run_that_moves_gets_time_to_end(story: Story) -> None:
     assert story.world.record == "source"
 
 
+def test_a_launch_of_which_nobody_knows_the_end_gets_time_to_show(story: Story) -> None:
+    """Also when its run was ended: its task may be in the middle of the call."""
+    for name in ("reserve", "stop_source"):
+        getattr(story, name)()
+    story.change(times={**(story.known.times or {}), "launching": story.clock.now().isoformat()})
+    story.undo()
+    assert story.undone is None
+    story.world.instance = "running"  # EC2's answer reached nobody
+    story.clock.sleep(60)
+    story.undo()
+    assert (story.undone, story.world.instance) == (None, "stopping")
+    while story.undone is None:
+        story.undo()
+    story.start_sources()
+    story.world.card = FENCED  # so that the world does not call it a twin
+    story.world.instance = "running"
+    with pytest.raises(PermanentError, match="was started while its source came back"):
+        story.reverted()
+
+
 def test_an_instance_that_was_started_while_its_source_came_back_is_stopped_and_told(story: Story) -> None:
     for name in FORWARD:
         getattr(story, name)()

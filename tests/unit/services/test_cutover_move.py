@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.ledgers import within
 from tests.unit.services.test_nfc_slots import _task
 from tests.unit.services.test_replication import WAVE, Desk, clock, desk, made_once
 
+from wavelift.adapters.aws.addresses import Addresses, Interface
 from wavelift.base.domain import NicFacts
 from wavelift.base.errors import PermanentError, RefusedError
 from wavelift.base.names import run_key
@@ -132,13 +134,21 @@ def test_an_interface_that_an_older_file_prepared_is_not_launched_on(
     for state in (StepState.INTENDED, StepState.APPLIED):
         (step,) = within(desk.ledger.read(), cutovers.steps_of, *subject)
         wave.write(cutovers.change_step, step, to=state, at=clock.now(), by="test")
-    monkeypatch.setattr(launch, "_interface_of", lambda access, row: row.spec["address"])
+    made = Interface("eni-1", "subnet-1", "10.0.0.5", "available", security_groups=("sg-old",))
+    regrouped: list[object] = []
+    monkeypatch.setattr(Addresses, "set_groups", lambda self, *to: regrouped.append(to))
+    monkeypatch.setattr(launch, "_interface_of", lambda access, row: made)
     aws: Any = None
+
+    def plan(subnet: str) -> Any:
+        return SimpleNamespace(subnet=subnet, security_groups=("sg-new",))
+
     found = [
-        launch._prepared_interface(desk.ledger, aws, known, subnet, address)
+        launch._prepared_interface(desk.ledger, aws, known, plan(subnet), address)
         for subnet, address in (("subnet-1", "10.0.0.5"), ("subnet-1", "10.0.0.6"), ("subnet-2", "10.0.0.5"))
     ]
-    assert found == ["10.0.0.5", "", ""]
+    assert found == ["eni-1", "", ""]
+    assert regrouped == [("eni-1", ["sg-new"])], "the security groups that were approved"
 
 
 def test_a_fenced_source_is_never_taken_for_what_it_was(desk: Desk, clock: HandClock) -> None:

@@ -19,7 +19,7 @@ from wavelift.base.run import CancelFlag, DagRun, MemoryCheckpoints, Progress, R
 from wavelift.ledger import cutovers, jobs, lineage, replication_runs
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.rules.cutover import CutoverState, SourceBefore
-from wavelift.rules.wave_cutover import CutoverPlan
+from wavelift.rules.wave_cutover import Check, CutoverPlan
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.common.wanted import DEFAULT_TERMS
 from wavelift.services.cutover import launch as launching
@@ -183,7 +183,7 @@ def cut(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def passed(launched: LaunchResult, *, ok: bool = True) -> CheckReport:
-    outcome = CheckOutcome(kind="status", name="status", passed=ok, words="" if ok else "it does not answer")
+    outcome = CheckOutcome(kind="status", name="EC2 status checks", passed=ok, words="" if ok else "it does not answer")
     return CheckReport(server=SERVER, instance_id=launched.instance_id, outcomes=(outcome,))
 
 
@@ -197,6 +197,12 @@ def test_from_the_slot_to_the_network(cut: Cut, stage: Stage) -> None:
     assert cut.instances() == [launched.instance_id]
     with pytest.raises(TamperedError, match="does not say that the server's instance passed"):
         switch(cut.ledger, stage.access(), cut.task, passed(launched, ok=False), cut.ctx())
+    more = cut.task.plan.model_copy(
+        update={"cutover": CutoverPlan(ami="register", checks=(Check(kind="tcp", port=22),))}
+    )
+    with pytest.raises(TamperedError, match="does not say that the server's instance passed"):
+        asked = cut.task.model_copy(update={"plan": more})  # of two checks, one was left out
+        switch(cut.ledger, stage.access(), asked, passed(launched), cut.ctx())
     assert cut.known.moment("checked") is None
     done = switch(cut.ledger, stage.access(), cut.task, passed(launched), cut.ctx())
     assert isinstance(done, Switched)

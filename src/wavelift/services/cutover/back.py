@@ -33,6 +33,7 @@ from wavelift.rules.plans import Target
 from wavelift.rules.replication import RunState
 from wavelift.services.common.admit import frozen_wave
 from wavelift.services.common.grant_keys import private_key
+from wavelift.services.cutover.moving import LAUNCHING
 from wavelift.services.cutover.steps import Waits, cutover_subject, go_back
 from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
 from wavelift.services.dataplane.steps.poll import instance_is
@@ -204,7 +205,13 @@ def _grace(known: Cutover, ctx: RunContext) -> Waits | None:
     now, since = ctx.clock.now(), known.moment("reverting")
     if (fenced := known.moment("fence_granted")) is not None and now - fenced < FENCE_GRACE:
         return _until(fenced + FENCE_GRACE, "its source may be fenced again until then")
-    if since is None or now - since >= GRACE or known.run == ctx.run or not ctx.liveness.run(known.run):
+    if since is None or now - since >= GRACE:
+        return None
+    if known.moment(LAUNCHING) is not None and not known.instance_id:
+        # Nobody noted what became of the launch: EC2 may not show it yet, or its task may be in the middle of the call
+        # though its run was ended.
+        return _until(since + GRACE, "an instance may have been launched that EC2 does not show yet")
+    if known.run == ctx.run or not ctx.liveness.run(known.run):
         return None
     return _until(since + GRACE, "the run that moves it may be in the middle of a call")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.addresses import Addresses, Interface
 from wavelift.adapters.aws.ec2 import GONE_STATES, Ec2
 from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.base.domain import LaunchResult
@@ -55,7 +56,8 @@ def launch(
         _require_off(known)
         _require_image(_run_of(ledger, known, image), image, known)
         ctx.cancel.check()
-        rows.tell(ledger, ctx, "Launches its instance")  # also: the cutover does not go back at this moment
+        # Also: the cutover does not go back at this moment. Once it does, this says that there may be an instance.
+        rows.note(ledger, ctx, {rows.LAUNCHING: ctx.clock.now()}, phase="Launches its instance")
         instance = launch_once(access, _request(ledger, access, task.plan, known, image.image_id), ctx.run_key)
         target = task.plan.target
         place = TargetPlace(aws_conn_id=target.aws_conn_id, region=target.region, account=target.account)
@@ -128,7 +130,7 @@ def _require_image(run: ReplicationRun, image: MadeImage, known: Cutover) -> Non
 def _request(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Cutover, image_id: str) -> LaunchRequest:
     assert plan.cutover is not None  # it was admitted to one
     address = _address(plan, known)
-    interface = _prepared_interface(ledger, access, known, plan.subnet or "", address)
+    interface = _prepared_interface(ledger, access, known, plan, address)
     return LaunchRequest(
         image_id=image_id,
         instance_type=plan.instance_type or "",
@@ -150,19 +152,25 @@ def _address(plan: ServerPlan, known: Cutover) -> str:
     return plan.private_ip or ""
 
 
-def _prepared_interface(ledger: Ledger, access: AwsAccess, known: Cutover, subnet: str, address: str) -> str:
+def _prepared_interface(ledger: Ledger, access: AwsAccess, known: Cutover, plan: ServerPlan, address: str) -> str:
     """The network interface that ``prepare`` made for this address of the server; empty: none. One of another address
-    or subnet, for which an older file asked, is not what was approved.
+    or subnet, for which an older file asked, is not what was approved. It gets the security groups that were.
 
     :raises PermanentError: it was made, and is gone.
     """
     with ledger.read() as tx:
         steps = cutovers.steps_of(tx, cutovers.PREPARED_KIND, cutovers.prepared_id(known.wave, known.server))
-    made = [row for row in steps if row.kind == ADDRESS and row.state in _STANDS and is_for(row.spec, subnet, address)]
-    return _interface_of(access, made[0]) if made else ""
+    place = (plan.subnet or "", address)
+    made = [row for row in steps if row.kind == ADDRESS and row.state in _STANDS and is_for(row.spec, *place)]
+    if not made:
+        return ""
+    found = _interface_of(access, made[0])
+    if plan.security_groups and not found.instance_id and set(found.security_groups) != set(plan.security_groups):
+        Addresses(access).set_groups(found.interface_id, sorted(plan.security_groups))  # the file was changed since
+    return found.interface_id
 
 
-def _interface_of(access: AwsAccess, row: StepRow) -> str:
+def _interface_of(access: AwsAccess, row: StepRow) -> Interface:
     step = build(access, row.kind, row.name, row.spec or {})
     found = step.interface() if isinstance(step, PrepareAddress) else None
     if found is None:
@@ -171,4 +179,4 @@ def _interface_of(access: AwsAccess, row: StepRow) -> str:
             step=row.name,
             next_step="Somebody deleted it. Run mode 'prepare' again, then clear this task",
         )
-    return found.interface_id
+    return found

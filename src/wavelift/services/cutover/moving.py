@@ -18,6 +18,8 @@ from wavelift.services.replication.outcome import fail_run
 
 OF_ONE_STOP = ("down", "recorded", "image")
 """Moments that belong to one stop of the source: when it is stopped again, they come again."""
+LAUNCHING = "launching"
+"""Moment: from then on there may be an instance of which the ledger does not know yet."""
 _NOTED = (CutoverState.GOING, CutoverState.MOVING, CutoverState.FAILED, CutoverState.SWITCHED)
 _OVER: Mapping[CutoverState, str] = {
     CutoverState.REVERTING: "it is being reverted",

@@ -15,7 +15,7 @@ from wavelift.rules.flows import CUTOVER
 from wavelift.services.cutover import moving as rows
 from wavelift.services.cutover.step_kinds import Facts, plan_of
 from wavelift.services.cutover.steps import Waits, advance, cutover_subject, write_plan
-from wavelift.services.dataplane.checks import CheckReport
+from wavelift.services.dataplane.checks import CheckReport, name_of, with_status
 from wavelift.services.dataplane.messages import ServerTask
 
 
@@ -40,7 +40,7 @@ def switch(
         known = rows.moving(ledger, task, ctx)
         if known.state is CutoverState.SWITCHED:
             return _told(known)
-        known = _checked(ledger, known, report, ctx)
+        known = _checked(ledger, known, task, report, ctx)
         subject = cutover_subject(known)
         write_plan(ledger, subject, plan_of(task.plan), clock=ctx.clock)
         found = advance(ledger, access, subject, ctx, facts=_facts(access, known))
@@ -50,15 +50,20 @@ def switch(
         return _told(_switched(ledger, ctx))
 
 
-def _checked(ledger: Ledger, known: Cutover, report: CheckReport, ctx: RunContext) -> Cutover:
-    """From here on, later tiers may begin."""
-    passed = bool(report.outcomes) and report.passed
+def _checked(ledger: Ledger, known: Cutover, task: ServerTask, report: CheckReport, ctx: RunContext) -> Cutover:
+    """From here on, later tiers may begin. Every check of the frozen plan must have passed, not only those that came.
+
+    :raises TamperedError: one has not.
+    """
+    assert task.plan.cutover is not None  # it was admitted to one
+    asked = [(each.kind, name_of(each)) for each in with_status(task.plan.cutover.checks)]
+    passed = report.passed and [(each.kind, each.name) for each in report.outcomes] == asked
     if (report.server, report.instance_id, passed) != (known.server, known.instance_id, True):
         raise TamperedError(
             "What came by XCom does not say that the server's instance passed its checks",
             field="checked",
             expected=known.instance_id,
-            found=f"{report.instance_id}: {report.waits() or 'passed'}",
+            found=f"{report.instance_id}: {report.waits() or [each.name for each in report.outcomes]}",
             next_step=f"Clear the server's {CUTOVER.task_id('check')} task; find out who edited its XComs",
         )
     checks = [each.dump() for each in report.outcomes]

@@ -397,7 +397,8 @@ def test_the_runs_before_a_cutover_count_in_its_window(world: Cutovers, clock: H
 
 
 def test_the_plan_of_mode_prepare_tells_what_that_does(world: Cutovers) -> None:
-    spec = {"zone": "Z1", "ttl": 60, "records": [{"name": "app01", "type": "A", "set_identifier": ""}]}
+    record = {"name": "app01", "type": "A", "set_identifier": ""}
+    spec = {"zone": "Z1", "ttl": 60, "records": [record]}
     ttl = Step("ttl Z1 app01", kind="ttl", words="Lower the TTL of app01 to 60 s", spec=spec)
     admitted = world.admit(mode="prepare")
     planned = world.plan(admitted, prepared=lambda task: [ttl] if task.name == "a" else [])

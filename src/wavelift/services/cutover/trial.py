@@ -136,7 +136,7 @@ def admit(
         mine = {each.server: each for each in trials.of_dag_run(tx, ctx.run)}
         for each in chosen:
             if each.name not in mine:
-                _insert(tx, each, wave, ctx)
+                _insert(tx, each, wave, ctx, hours=conf.hours)
     names = (*mine, *(each.name for each in chosen if each.name not in mine))
     return AdmittedTest(wave=bare, mode=conf.mode, servers=tuple(sorted(names)), refused=refused, left=left)
 
@@ -219,11 +219,14 @@ def _image_of(
     return _Chosen(job.server, plan.bind(job.server, facts.path), facts, run)
 
 
-def _insert(tx: Tx, each: _Chosen, wave: ResolvedWave, ctx: RunContext) -> None:
-    target = each.plan.target
+def _insert(tx: Tx, each: _Chosen, wave: ResolvedWave, ctx: RunContext, *, hours: float | None) -> None:
+    """It has an end from the beginning: an instance whose launch nobody noted must not stand for ever."""
+    target, now = each.plan.target, ctx.clock.now()
+    assert each.plan.cutover is not None  # it was chosen for that
     trials.insert(
         tx,
-        at=ctx.clock.now(),
+        at=now,
+        ends_at=now + timedelta(hours=hours or each.plan.cutover.test_hours),
         by=ctx.requester,
         run=ctx.run,
         run_key=run_key(ctx.run.dag_id, ctx.run.dag_run_id, each.name),

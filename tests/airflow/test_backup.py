@@ -73,7 +73,8 @@ def served(lab: Lab) -> Iterator[Served]:
     yield made
     with lab.ledger.write(jobs.lock_name("tried")) as tx:
         now = cutovers.get(tx, known.id)
-        cutovers.apply(tx, now, "test", at=SystemClock().now(), by="test", state=CutoverState.ENDED)
+        gone: dict[str, Any] = {"state": CutoverState.ENDED, "instance_id": ""}
+        cutovers.apply(tx, now, "test", at=SystemClock().now(), by="test", **gone)
     ec2, client = Ec2(access), lab.aws.client("ec2")
     ec2.terminate([instance])
     for one in (*(found["ImageId"] for found in made.images()), image):

@@ -43,8 +43,9 @@ def stage(vpc: str = "vpc-0123456789abcdef0") -> Stage:
         network=SimpleNamespace(
             bucket="wavelift-demo",
             vpc_id=vpc,
-            subnet_ids=["subnet-0123456789abcdef0"],
+            subnet_ids=["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"],
             security_group_id="sg-0123456789abcdef0",
+            isolated_group_id="sg-0123456789abcdef1",
         ),
     )
 

@@ -175,7 +175,15 @@ print([point.load().name for point in entry_points(group="airflow.plugins") if p
 """
     (tmp_path / "airflow").mkdir()
     lines = installed.run("python", "-c", script, home=tmp_path).splitlines()[-3:]
-    assert lines[0].startswith("['connector_health', 'demo.migrate', 'environment_check', 'server_catalog'] {} ")
+    names = (
+        "connector_health",
+        "cutover_upkeep",
+        "cutover_watch",
+        "demo.migrate",
+        "environment_check",
+        "instance_backup",
+    )
+    assert lines[0].startswith(f"{[*names, 'server_catalog']} {{}} ")
     assert lines[1:] == ["0.1.0", "['wavelift']"]
 
 

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import Final
-
+from wavelift.base.installed import installed_checks
 from wavelift.rules.problem import Problem, allowed, did_you_mean, quoted
 from wavelift.rules.wave import Wave
 from wavelift.rules.wave_cutover import BUILT_IN_CHECKS, CutoverSettings
-
-ENTRY_POINT: Final = "wavelift.checks"
-
-
-def installed_checks() -> dict[str, EntryPoint]:
-    """Kind → its entry point. Nothing is imported."""
-    return {each.name: each for each in entry_points(group=ENTRY_POINT)}
 
 
 def unknown_checks(wave: Wave) -> list[Problem]:

@@ -291,7 +291,7 @@ def test_sms_13_check_of_somebody_who_is_not_there_is_an_error(admin: Administra
     ("arguments", "words"),
     [
         (("root",), "identity is 'root'; allowed are vmimport, connector, caller"),
-        (("--feature", "cutover"), "--feature is 'cutover'; allowed are migrate, replicate"),
+        (("--feature", "network"), "--feature is 'network'; allowed are migrate, replicate, test, cutover, backup"),
         (("--kms-key", "alias/x"), "--kms-key is 'alias/x'; a policy names a key by its ARN"),
         (("--attach-connector", "jo"), "--attach-connector is 'jo'. Give user/NAME or role/NAME"),
         (("--attach-connector", "group/jo"), "--attach-connector is 'group/jo'"),

@@ -24,11 +24,11 @@ from wavelift.adapters.aws.instances import Instances
 from wavelift.adapters.aws.ssm import Ssm
 from wavelift.base.domain import Message
 from wavelift.base.errors import BusyError, PermanentError
+from wavelift.base.installed import installed_checks
 from wavelift.base.names import client_token, instant_of
 from wavelift.base.printable import printable
 from wavelift.base.run import RunContext
 from wavelift.rules.wave_cutover import Check
-from wavelift.specs.installed import installed_checks
 
 KEPT: Final = "checks"
 """Key in the task's state store."""

@@ -91,11 +91,11 @@ def test_and_back(lab: Lab, moved: Done) -> None:
 def failed(lab: Lab, replicated: Done) -> Done:
     """One guest ignores the shutdown, and one server's instance may not be launched."""
     lab.vcenter.set_vm("switched-b", shutdown={"how": "ignore"})
-    lab.aws.rule(service="ec2", operation="RunInstances", code="UnauthorizedOperation", status=403)
+    rule = lab.aws.rule(service="ec2", operation="RunInstances", code="UnauthorizedOperation", status=403)
     try:
         return lab.run(DAG_ID, {"mode": "cutover", "servers": ["switched-b", "switched-c"]}).ends("failed")
     finally:
-        lab.aws.clear_rules()
+        lab.aws.clear_rules(rule)  # other waves of this AWS have their own
 
 
 def test_a_guest_that_does_not_shut_down_keeps_its_server(lab: Lab, failed: Done) -> None:

@@ -46,9 +46,9 @@ class Control:
         found: list[dict[str, Any]] = self.control("GET", "rules")
         return found
 
-    def clear_rules(self) -> None:
-        """Drop all rules. Calls that a rule holds back continue."""
-        self.control("DELETE", "rules")
+    def clear_rules(self, id: int = 0) -> None:
+        """Drop all rules, or only the one of this id. Calls that a rule holds back continue."""
+        self.control("DELETE", "rules", {"id": id} if id else None)
 
     def state(self) -> dict[str, Any]:
         """What exists now: equal before and after a test that cleans up."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.adapters.vsphere.session import VsphereSession
-    from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
+    from wavelift.services.dataplane.cutover_messages import SourceToStart, StartedSource
 
 
 class GrantedSources(ConnectorOperator):
@@ -69,7 +69,7 @@ class StartSourcesOperator(GrantedSources):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.base.errors import Cancelled, FencedError, WaveliftError
-        from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
+        from wavelift.services.dataplane.cutover_messages import SourceToStart, StartedSource
 
         found: list[StartedSource] = []
         again: WaveliftError | None = None
@@ -101,7 +101,7 @@ class LookAtSourcesOperator(ConnectorOperator):
     """Look whether sources that cutovers stopped are off, and off their networks. Only reads.
 
     Runs on the connector's queue. A vCenter that does not answer does not hide the others; what a retry may cure is
-    tried again. Returns a :class:`~wavelift.services.dataplane.source_watch.SeenSource` each.
+    tried again. Returns a :class:`~wavelift.services.dataplane.cutover_messages.SeenSource` each.
 
     :param sources: what :class:`WatchedSourcesOperator` returned.
     """
@@ -114,7 +114,8 @@ class LookAtSourcesOperator(ConnectorOperator):
         from itertools import groupby
 
         from wavelift.base.errors import Cancelled, FencedError, WaveliftError
-        from wavelift.services.dataplane.source_watch import SeenSource, WatchedSource, look_at
+        from wavelift.services.dataplane.cutover_messages import SeenSource, WatchedSource
+        from wavelift.services.dataplane.source_watch import look_at
 
         seen: list[SeenSource] = []
         sources = sorted((WatchedSource.load(each) for each in self.sources), key=lambda one: one.connection)
@@ -157,7 +158,7 @@ class FenceSourcesOperator(GrantedSources):
 
     def work(self, context: Context) -> list[str]:
         from wavelift.base.errors import Cancelled, FencedError, WaveliftError
-        from wavelift.services.dataplane.source_return import SourceToStart
+        from wavelift.services.dataplane.cutover_messages import SourceToStart
         from wavelift.services.dataplane.source_watch import fence_again
 
         fenced = []

@@ -164,7 +164,7 @@ class RevertedOperator(CutoverRunOperator):
 
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
         from wavelift.services.cutover import back
-        from wavelift.services.dataplane.source_return import StartedSource
+        from wavelift.services.dataplane.cutover_messages import StartedSource
 
         undone = back.Undone.load(self.undone)
         started = [StartedSource.load(each) for each in (self.started or {}).get("servers", ())]

@@ -49,7 +49,7 @@ class JudgeSourcesOperator(TellingOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.services.cutover.watch import judge
-        from wavelift.services.dataplane.source_watch import SeenSource
+        from wavelift.services.dataplane.cutover_messages import SeenSource
 
         seen = [SeenSource.load(each) for each in self.seen or ()]
         with self.ledger() as ledger:

@@ -24,8 +24,7 @@ from wavelift.services.cutover import back, persons, report
 from wavelift.services.cutover.report import ToTrigger
 from wavelift.services.cutover.watch import Alert
 from wavelift.services.dataplane import source_return, source_watch
-from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
-from wavelift.services.dataplane.source_watch import SeenSource, WatchedSource
+from wavelift.services.dataplane.cutover_messages import SeenSource, SourceToStart, StartedSource, WatchedSource
 
 pytestmark = pytest.mark.airflow
 

@@ -35,8 +35,9 @@ from wavelift.services.cutover.back import Undone, Waiting
 from wavelift.services.cutover.step_kinds import Facts
 from wavelift.services.cutover.steps import Planned, Waits, advance, cutover_subject, write_plan
 from wavelift.services.dataplane import source_return, source_watch
-from wavelift.services.dataplane.source_return import SourceToStart, StartedSource, start_source
-from wavelift.services.dataplane.source_watch import SeenSource, look_at
+from wavelift.services.dataplane.cutover_messages import SeenSource, SourceToStart, StartedSource
+from wavelift.services.dataplane.source_return import start_source
+from wavelift.services.dataplane.source_watch import look_at
 from wavelift.services.dataplane.steps.step import Outcome, Settled, State, Step
 from wavelift.services.dataplane.steps.step import Waiting as StepWaits
 

@@ -26,7 +26,8 @@ from wavelift.services.cutover import back, steps
 from wavelift.services.cutover.back import Undone, Waiting
 from wavelift.services.cutover.switch import Switched, switch
 from wavelift.services.dataplane import source_switch
-from wavelift.services.dataplane.source_return import StartedSource, start_source
+from wavelift.services.dataplane.cutover_messages import StartedSource
+from wavelift.services.dataplane.source_return import start_source
 
 from .journey import Stage
 from .replica import Killed

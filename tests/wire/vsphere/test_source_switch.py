@@ -18,9 +18,10 @@ from wavelift.base.run import CancelFlag, DagRun, MemoryCheckpoints
 from wavelift.rules.cutover import SourceBefore
 from wavelift.rules.wave_cutover import CutoverPlan, Shutdown
 from wavelift.services.dataplane import source_switch
+from wavelift.services.dataplane.cutover_messages import SourceToStart
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun, StopOrder, StoppedSource
-from wavelift.services.dataplane.source_return import SourceToStart, start_source
+from wavelift.services.dataplane.source_return import start_source
 from wavelift.services.dataplane.source_switch import Stopping, stop_source
 from wavelift.simulators.vcenter import ADMIN, SimNic, SimVm, VCenterSimulator
 

@@ -35,7 +35,7 @@ from wavelift.services.common.admit import frozen_wave
 from wavelift.services.common.grant_keys import private_key
 from wavelift.services.cutover.moving import LAUNCHING
 from wavelift.services.cutover.steps import Waits, cutover_subject, go_back
-from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
+from wavelift.services.dataplane.cutover_messages import SourceToStart, StartedSource
 from wavelift.services.dataplane.steps.poll import instance_is
 from wavelift.services.replication.outcome import cancel_run
 

@@ -22,8 +22,7 @@ from wavelift.rules.cutover import CutoverState, SourceBefore
 from wavelift.services.common.authority import Rights
 from wavelift.services.cutover.back import ALERT, alert, grant_for
 from wavelift.services.cutover.plans import plan_of_cutover
-from wavelift.services.dataplane.source_return import SourceToStart
-from wavelift.services.dataplane.source_watch import SeenSource, WatchedSource
+from wavelift.services.dataplane.cutover_messages import SeenSource, SourceToStart, WatchedSource
 
 WATCHED: Final = (CutoverState.SWITCHED, CutoverState.MOVING, CutoverState.FAILED, CutoverState.FINALIZING)
 FENCE_LIFETIME: Final = timedelta(minutes=2)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 
 from pydantic import Field
 
 from wavelift.base.domain import Finding, Instant, Message
 from wavelift.rules.conf import CutoverMode
+from wavelift.rules.cutover import SourceBefore
 from wavelift.rules.forecast import Forecast
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.dataplane.messages import AccountUse
@@ -94,3 +97,62 @@ class PlannedCutover(Message):
             for finding in each.findings:
                 found.append(f"  {finding.severity}: {finding.what}. {finding.next_action}")
         return [*found, f"plan {self.digest[:12]} of {self.wave}: {', '.join(self.going) or 'no server'} can go"]
+
+
+class SourceToStart(Message):
+    """A source that may run again: its instance is stopped, and nothing leads to that any more."""
+
+    server: str
+    cutover: str
+    environment: str
+    before: SourceBefore
+    """As the ledger has it: what is restored."""
+    token: str = Field(default="", repr=False)
+    """The grant, a credential: Airflow masks a field of this name."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is to be restored, hex: the grant names it."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"token"}), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class StartedSource(Message):
+    """How a source came back. With an ``error`` it did not, or not wholly."""
+
+    server: str
+    cutover: str
+    powered_on: bool = False
+    error: str = ""
+
+
+class WatchedSource(Message):
+    """A source that is to stay off."""
+
+    server: str
+    cutover: str
+    connection: str
+    vm: str
+    """Managed object id."""
+
+
+class SeenSource(Message):
+    """What a look at a source showed. With an ``error`` it showed nothing."""
+
+    server: str
+    cutover: str
+    on: bool = False
+    connected: tuple[int, ...] = ()
+    """Keys of network cards that a power-on or the guest connects, or that are connected."""
+    error: str = ""
+
+    @classmethod
+    def unseen(cls, source: WatchedSource, error: Exception) -> SeenSource:
+        """It could not be looked at."""
+        return cls(server=source.server, cutover=source.cutover, error=str(error))
+
+    @property
+    def wrong(self) -> str:
+        """What is wrong with it, in words; empty: nothing."""
+        cards = f"its network cards {', '.join(map(str, self.connected))} are not fenced" if self.connected else ""
+        return " and ".join(part for part in ("it is on" if self.on else "", cards) if part)

@@ -5,48 +5,17 @@ The control plane has undone the network steps and seen the instance stopped bef
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from typing import Any
 
-from pydantic import Field
-
 from wavelift.adapters.vsphere import switch
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.domain import Message, NicFacts
+from wavelift.base.domain import NicFacts
 from wavelift.base.errors import BusyError, PermanentError, located
 from wavelift.base.run import CancelFlag
-from wavelift.rules.cutover import SourceBefore
+from wavelift.services.dataplane.cutover_messages import SourceToStart, StartedSource
 
 log = logging.getLogger(__name__)
-
-
-class SourceToStart(Message):
-    """A source that may run again: its instance is stopped, and nothing leads to that any more."""
-
-    server: str
-    cutover: str
-    environment: str
-    before: SourceBefore
-    """As the ledger has it: what is restored."""
-    token: str = Field(default="", repr=False)
-    """The grant, a credential: Airflow masks a field of this name."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of what is to be restored, hex: the grant names it."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"token"}), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-class StartedSource(Message):
-    """How a source came back. With an ``error`` it did not, or not wholly."""
-
-    server: str
-    cutover: str
-    powered_on: bool = False
-    error: str = ""
 
 
 def start_source(session: VsphereSession, source: SourceToStart, cancel: CancelFlag) -> StartedSource:

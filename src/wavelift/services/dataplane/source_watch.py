@@ -4,42 +4,9 @@ from __future__ import annotations
 
 from wavelift.adapters.vsphere import switch
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.domain import Message
 from wavelift.base.errors import NotFoundError, located
 from wavelift.base.run import CancelFlag
-from wavelift.services.dataplane.source_return import SourceToStart
-
-
-class WatchedSource(Message):
-    """A source that is to stay off."""
-
-    server: str
-    cutover: str
-    connection: str
-    vm: str
-    """Managed object id."""
-
-
-class SeenSource(Message):
-    """What a look at a source showed. With an ``error`` it showed nothing."""
-
-    server: str
-    cutover: str
-    on: bool = False
-    connected: tuple[int, ...] = ()
-    """Keys of network cards that a power-on or the guest connects, or that are connected."""
-    error: str = ""
-
-    @classmethod
-    def unseen(cls, source: WatchedSource, error: Exception) -> SeenSource:
-        """It could not be looked at."""
-        return cls(server=source.server, cutover=source.cutover, error=str(error))
-
-    @property
-    def wrong(self) -> str:
-        """What is wrong with it, in words; empty: nothing."""
-        cards = f"its network cards {', '.join(map(str, self.connected))} are not fenced" if self.connected else ""
-        return " and ".join(part for part in ("it is on" if self.on else "", cards) if part)
+from wavelift.services.dataplane.cutover_messages import SeenSource, SourceToStart, WatchedSource
 
 
 def look_at(session: VsphereSession, source: WatchedSource) -> SeenSource:

@@ -248,6 +248,22 @@ _OPTIONS: Final = (
         unit="servers",
     ),
     Option(
+        "hcx_per_manager",
+        "VMs that one HCX manager replicates at a time (bulk, RAV). A run that needs more waits, deferred.",
+        Reader.CONTROL,
+        default="300",
+        kind="integer",
+        unit="VMs",
+    ),
+    Option(
+        "hcx_per_mesh",
+        "VMs that are replicated over one HCX service mesh at a time. A run that needs more waits, deferred.",
+        Reader.CONTROL,
+        default="200",
+        kind="integer",
+        unit="VMs",
+    ),
+    Option(
         "poll_seconds",
         "Time between two queries to AWS or to the ledger while a task waits.",
         Reader.CONTROL,

@@ -28,7 +28,7 @@ from wavelift.rules.flows import (
 
 pytestmark = pytest.mark.unit
 ROOT: Final = Path(__file__).parents[3]
-HOME: Final = ROOT / "src" / "wavelift" / "rules" / "flows.py"
+HOMES: Final = [ROOT / "src" / "wavelift" / "rules" / name for name in ("flows.py", "hcx_flows.py")]
 STEPS: Final = {step.name for flow in FLOWS for step in flow.steps}
 PREFIXES: Final = {flow.prefix for flow in FLOWS}
 SUFFIX: Final = re.compile(rf"({'|'.join(re.escape(flow.suffix) for flow in FLOWS)})\b")
@@ -48,7 +48,7 @@ def sources() -> list[Path]:
         path
         for folder in folders
         for path in folder.rglob("*.py")
-        if path != HOME and "simulators" not in path.relative_to(ROOT).parts
+        if path not in HOMES and "simulators" not in path.relative_to(ROOT).parts
     )
 
 

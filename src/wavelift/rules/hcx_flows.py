@@ -1,0 +1,323 @@
+"""The two flows that drive VMware HCX: live migration of a wave's servers, and the network cutover after it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wavelift.rules.flow import Flow, Mode, Plane, SlotKind, Step
+
+_MOVING: Final = (SlotKind.HCX_MANAGER, SlotKind.HCX_MESH, SlotKind.HCX_SERIAL)
+
+LIVE: Final = Flow(
+    name="live",
+    suffix=".live",
+    prefix="liv-",
+    words="Migrate the servers of {wave} with VMware HCX",
+    steps=(
+        Step(name="admit", plane=Plane.CONTROL, words="check the run's conf and freeze the wave's spec"),
+        Step(
+            name="preflight",
+            plane=Plane.CONNECTOR,
+            after=("admit",),
+            words="find the servers in HCX and vCenter, resolve the targets, check what their type of migration needs",
+        ),
+        Step(
+            name="plan",
+            plane=Plane.CONTROL,
+            after=("preflight",),
+            words="tell what every server will do, and what is in the way",
+        ),
+        Step(
+            name="approve",
+            plane=Plane.CONTROL,
+            after=("plan",),
+            optional=True,
+            words="ask a person for approval of the plan",
+            waits="waits for approval",
+        ),
+        Step(
+            name="window",
+            plane=Plane.CONTROL,
+            after=("approve",),
+            words="vMotion and cold: wait until the servers may be moved",
+            waits="waits for the window",
+        ),
+        Step(
+            name="reserve",
+            plane=Plane.CONTROL,
+            after=("window",),
+            holds=_MOVING,
+            words="win the slots of all servers, write the intent, and grant the start",
+            waits="waits for a slot",
+        ),
+        Step(
+            name="validate",
+            plane=Plane.CONNECTOR,
+            after=("reserve",),
+            holds=_MOVING,
+            words="let HCX validate the migrations: an error stops all",
+        ),
+        Step(
+            name="start",
+            plane=Plane.CONNECTOR,
+            after=("validate",),
+            holds=_MOVING,
+            words="make the mobility group and start it, once",
+        ),
+        Step(
+            name="record",
+            plane=Plane.CONTROL,
+            after=("start",),
+            holds=_MOVING,
+            words="record the migrations' ids",
+        ),
+        Step(
+            name="approve_switchover",
+            plane=Plane.CONTROL,
+            after=("record",),
+            optional=True,
+            holds=_MOVING,
+            words="where the spec wants it, ask a person before the window begins",
+            waits="waits for approval",
+        ),
+        Step(
+            name="cancel_unapproved",
+            plane=Plane.CONNECTOR,
+            after=("approve_switchover",),
+            optional=True,
+            holds=_MOVING,
+            words="without a yes, end in HCX what has not begun to switch over",
+        ),
+        Step(
+            name="follow",
+            plane=Plane.CONTROL,
+            after=("record",),
+            holds=_MOVING,
+            words="follow every server's phase, percentage and errors until HCX has ended",
+            waits="HCX migrates",
+        ),
+        Step(
+            name="follow_near",
+            plane=Plane.CONNECTOR,
+            after=("record",),
+            optional=True,
+            holds=_MOVING,
+            words="the same near HCX, for a manager that only its connector reaches",
+        ),
+        Step(
+            name="moved",
+            plane=Plane.CONTROL,
+            after=("follow", "follow_near", "cancel_unapproved"),
+            holds=_MOVING,
+            words="record how HCX ended for every server; those that moved are verified",
+        ),
+        Step(
+            name="verify_destination",
+            plane=Plane.DESTINATION,
+            after=("moved",),
+            per_server=True,
+            words="look in the destination's vCenter: one VM, on, its place, its MAC and IP addresses",
+        ),
+        Step(
+            name="verify_source",
+            plane=Plane.SOURCE,
+            after=("verify_destination",),
+            per_server=True,
+            words="look in the source's vCenter: the VM is gone, or renamed, off and without a network",
+        ),
+        Step(
+            name="verified",
+            plane=Plane.CONTROL,
+            after=("verify_source",),
+            per_server=True,
+            words="record what was found",
+        ),
+        Step(
+            name="report",
+            plane=Plane.CONTROL,
+            after=("moved", "verified"),
+            teardown=True,
+            words="tell how every server ended, and give the slots back",
+        ),
+    ),
+    modes=(
+        Mode("plan", "preflight", "check, and tell what a run would do; start nothing"),
+        Mode("migrate", "preflight", "migrate the servers"),
+    ),
+)
+"""Running machines move from one vCenter to another; HCX does it, wavelift decides, follows and verifies."""
+
+NETWORK: Final = Flow(
+    name="network",
+    suffix=".network_cutover",
+    prefix="net-",
+    words="Move the gateway of {wave} to the destination, and back",
+    steps=(
+        Step(name="admit", plane=Plane.CONTROL, words="check the run's conf and freeze the network's spec"),
+        Step(
+            name="look",
+            plane=Plane.CONNECTOR,
+            after=("admit",),
+            words="read both sides, and find everything that is in the way",
+        ),
+        Step(
+            name="record",
+            plane=Plane.CONTROL,
+            after=("look",),
+            words="record the state before; refuse while anything is in the way",
+        ),
+        Step(
+            name="approve",
+            plane=Plane.CONTROL,
+            after=("record",),
+            optional=True,
+            words="ask a person for approval of the plan",
+            waits="waits for approval",
+        ),
+        Step(
+            name="order_disconnect",
+            plane=Plane.CONTROL,
+            after=("approve",),
+            words="write the intent, and ask the person who disconnects the source, if a person does",
+            waits="a person disconnects the source network",
+        ),
+        Step(
+            name="disconnect",
+            plane=Plane.CONNECTOR,
+            after=("order_disconnect",),
+            words="disconnect the source network from its router",
+        ),
+        Step(
+            name="order_unextend",
+            plane=Plane.CONTROL,
+            after=("disconnect",),
+            words="record that it is disconnected, and write the next intent",
+        ),
+        Step(
+            name="unextend",
+            plane=Plane.CONNECTOR,
+            after=("order_unextend",),
+            words="remove the extension, with the destination connected to its gateway",
+        ),
+        Step(
+            name="order_connect",
+            plane=Plane.CONTROL,
+            after=("unextend",),
+            words="record that the extension is gone, and write the next intent",
+        ),
+        Step(
+            name="connect",
+            plane=Plane.CONNECTOR,
+            after=("order_connect",),
+            words="see that the destination routes the network; connect it if HCX did not",
+        ),
+        Step(
+            name="probe",
+            plane=Plane.PROBE,
+            after=("connect",),
+            words="reach the gateway, the machines and something outside",
+        ),
+        Step(
+            name="settle",
+            plane=Plane.CONTROL,
+            after=("probe",),
+            words="record the state after; the soak time begins",
+        ),
+        Step(
+            name="order_isolate",
+            plane=Plane.CONTROL,
+            after=("admit",),
+            words="in mode revert: write the intent",
+        ),
+        Step(
+            name="isolate",
+            plane=Plane.CONNECTOR,
+            after=("order_isolate",),
+            words="in mode revert: disconnect the destination, before anything else",
+        ),
+        Step(
+            name="order_extend",
+            plane=Plane.CONTROL,
+            after=("isolate",),
+            words="in mode revert: record that the destination is disconnected",
+        ),
+        Step(
+            name="extend",
+            plane=Plane.CONNECTOR,
+            after=("order_extend",),
+            words="in mode revert: make the extension again, as it was",
+        ),
+        Step(
+            name="order_reconnect",
+            plane=Plane.CONTROL,
+            after=("extend",),
+            words="in mode revert: record the extension, and ask the person who connects the source, if a person does",
+            waits="a person connects the source network",
+        ),
+        Step(
+            name="reconnect",
+            plane=Plane.CONNECTOR,
+            after=("order_reconnect",),
+            words="in mode revert: connect the source network to its router",
+        ),
+        Step(
+            name="reverted",
+            plane=Plane.CONTROL,
+            after=("reconnect",),
+            words="in mode revert: record that the source routes again",
+        ),
+        Step(
+            name="look_again",
+            plane=Plane.CONNECTOR,
+            after=("admit",),
+            words="in mode finish: read both sides, and whether the source network is empty",
+        ),
+        Step(
+            name="approve_finish",
+            plane=Plane.CONTROL,
+            after=("look_again",),
+            optional=True,
+            words="in mode finish: ask a person for approval",
+            waits="waits for approval",
+        ),
+        Step(
+            name="order_finish",
+            plane=Plane.CONTROL,
+            after=("approve_finish",),
+            words="in mode finish: give the way back up",
+        ),
+        Step(
+            name="finish",
+            plane=Plane.CONNECTOR,
+            after=("order_finish",),
+            words="in mode finish: delete the source network, rename the destination's",
+        ),
+        Step(
+            name="finished",
+            plane=Plane.CONTROL,
+            after=("finish",),
+            words="in mode finish: record it",
+        ),
+        Step(
+            name="report",
+            plane=Plane.CONTROL,
+            after=("settle", "reverted", "finished"),
+            teardown=True,
+            words="tell how it ended; alert if nobody routes the network",
+        ),
+        Step(
+            name="revert_failed",
+            plane=Plane.CONTROL,
+            after=("report",),
+            teardown=True,
+            words="start a run in mode revert for a cutover that failed once something was touched",
+        ),
+    ),
+    modes=(
+        Mode("plan", "look", "look, and tell what a cutover would do and what is in the way; change nothing"),
+        Mode("cutover", "look", "move the gateway to the destination"),
+        Mode("revert", "order_isolate", "go back: the source routes the network again"),
+        Mode("finish", "look_again", "after the soak time, give the way back up"),
+    ),
+)
+"""One extended network: its gateway moves from the source's router to the destination's. It belongs to no wave."""

@@ -300,11 +300,11 @@ def environment_problems(environment: Environment) -> list[Problem]:
                 Problem(("limits", name), f"unknown limit {quoted(name)}{hint}; {allowed(sorted(ENVIRONMENT_LIMITS))}")
             )
     for field in ("subnets", "security_groups", "instance_types"):
-        problems += _repeated((field,), getattr(environment, field))
+        problems += repeated((field,), getattr(environment, field))
     for index, source in enumerate(environment.sources):
-        problems += _repeated(("sources", index, "connectors"), source.connectors)
+        problems += repeated(("sources", index, "connectors"), source.connectors)
     connections = tuple(source.connection for source in environment.sources)
-    return problems + _repeated(("sources",), connections, "connection")
+    return problems + repeated(("sources",), connections, "connection")
 
 
 def missing_keys(account: object, may: object) -> list[Problem]:
@@ -337,7 +337,8 @@ def _key_place(key: list[str], here: list[str]) -> list[Problem]:
     ]
 
 
-def _repeated(place: Path, values: tuple[str, ...], *key: str) -> list[Problem]:
+def repeated(place: Path, values: tuple[str, ...], *key: str) -> list[Problem]:
+    """Values that a list has twice. :param key: of each item, if the items are mappings."""
     seen: set[str] = set()
     problems = []
     for index, value in enumerate(values):

@@ -5,15 +5,15 @@ A wave without the section has no ``.test`` and no ``.cutover`` DAG. A server's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from wavelift.base.domain import Instant, Message
-from wavelift.rules.fields import FLAG, NUMBER, WHOLE, Name, SecurityGroupId, Text, matched
-from wavelift.rules.problem import allowed, quoted
+from wavelift.rules.checks import INSTALLED, MAX_CHECKS, BaseCheck, Port, refuse_others
+from wavelift.rules.fields import NUMBER, WHOLE, Name, SecurityGroupId, Text, matched
+from wavelift.rules.problem import quoted
 from wavelift.rules.wave_replication import AmiMethod
 
 AddressChoice = Literal["new", "keep"]
@@ -35,9 +35,7 @@ MAX_INITIALIZATION: Final = 300
 DEFAULT_TIER: Final = "all"
 """The tier of every server of a wave that names no tiers."""
 MAX_STEPS: Final = 50
-MAX_CHECKS: Final = 20
 MAX_TIERS: Final = 20
-PORT: Final = 65535
 
 _ARN_TARGET_GROUP = r"^arn:aws[a-z-]*:elasticloadbalancing:[a-z0-9-]+:[0-9]{12}:targetgroup/[A-Za-z0-9-]+/[0-9a-f]+$"
 _NAME_LABEL = r"(\*|[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)"
@@ -79,34 +77,17 @@ Cidr = Annotated[str, AfterValidator(_cidr)]
 At = Annotated[Instant, AfterValidator(_with_offset)]
 InstanceProfile = Annotated[str, matched(r"^[\w+=,.@-]{1,128}$", "the name of an instance profile")]
 KeyName = Annotated[str, Field(max_length=255), matched(r"^\S(.*\S)?$", "the name of a key pair")]
-Port = Annotated[int, Field(ge=1, le=PORT), WHOLE]
 
 
-class Check(Message):
+class Check(BaseCheck):
     """One check of a launched instance, before anything is switched to it."""
 
     kind: Name = Field(
         description="'status' (EC2's status checks), 'tcp', 'http', 'ssm' (a command through Systems Manager), or a "
         "check that a package installed under the entry point 'wavelift.checks'."
     )
-    port: Port | None = Field(default=None, description="Of 'tcp' and 'http'. Default of 'http': 80, with tls 443.")
-    path: Annotated[str, Field(max_length=2000), matched(r"^/\S*$", "a path such as '/health'")] | None = Field(
-        default=None, description="Of 'http'. Default: '/'."
-    )
-    tls: Annotated[bool, FLAG] | None = Field(
-        default=None, description="Of 'http': speak TLS. The certificate is not verified: the name is not there yet."
-    )
-    status: Annotated[int, Field(ge=100, le=599), WHOLE] | None = Field(
-        default=None, description="Of 'http': the status that is expected. Default: any from 200 to 399."
-    )
     command: Annotated[str, Field(min_length=1, max_length=4000)] | None = Field(
         default=None, description="Of 'ssm': the shell command, or PowerShell on Windows. Exit status 0 passes."
-    )
-    arguments: Mapping[str, str] = Field(
-        default={}, max_length=20, description="Of an installed check: what it is called with."
-    )
-    within_minutes: Annotated[float, Field(gt=0, le=240), NUMBER] = Field(
-        default=15, description="Minutes in which it must pass. It is repeated until then."
     )
 
     @model_validator(mode="after")
@@ -116,13 +97,8 @@ class Check(Message):
             "tcp": ("port",),
             "http": ("port", "path", "tls", "status"),
             "ssm": ("command",),
-        }.get(self.kind, ("arguments",))
-        # By value, not by what was set: a frozen spec comes back from JSON with every field.
-        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
-        given -= {"kind", "within_minutes"}
-        wrong = sorted(given - set(takes))
-        if wrong:
-            raise ValueError(f"a check of kind '{self.kind}' takes no {', '.join(wrong)}; {allowed(takes)}")
+        }.get(self.kind, INSTALLED)
+        refuse_others(self, self.kind, takes)
         if self.kind == "tcp" and self.port is None:
             raise ValueError("a check of kind 'tcp' needs its port")
         if self.kind == "ssm" and self.command is None:

@@ -94,6 +94,11 @@ class NetworkOrder(Message):
     source_word: str = ""
     """Who said that the source network is disconnected, where nothing can read it. Empty: read it, or nobody said so."""
     answered: str = ""
+    asked_at: Instant | None = None
+    """Direction back: when the end of the extension was ordered, if that may have been asked of HCX. Nobody routes
+    until it is certain that nothing of it comes late."""
+    job: str = ""
+    """HCX's job of that, if it is known."""
     digest: str
     """Of the plan."""
     clear_number: int = 0
@@ -104,7 +109,8 @@ class NetworkOrder(Message):
     def bound(self) -> str:
         """SHA-256, hex, of what is ordered. The grant names it."""
         told = [self.cutover, self.place.dump(), self.step, self.direction, self.before, self.wanted]
-        told += [dict(self.records), self.extension_id, self.source_word, self.answered, self.digest, self.clear_number]
+        told += [dict(self.records), self.extension_id, self.source_word, self.answered, self.job]
+        told += [self.asked_at.isoformat() if self.asked_at else "", self.digest, self.clear_number]
         return digest_of(told)
 
 

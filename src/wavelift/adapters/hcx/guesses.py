@@ -63,7 +63,7 @@ FORCE_CANCEL: Final = Word("/hybridity/api/mobility/migrations/forceCancel", "ce
 GROUPS: Final = Word("/hybridity/api/mobility/groups", "certain", "S2, S8")
 GROUPS_QUERY: Final = Word("/hybridity/api/mobility/groups/query", "certain", "S2, S8")
 GROUPS_START: Final = Word("/hybridity/api/mobility/groups/start", "certain", "S2, S8")
-QUERY: Final = Word("/hybridity/api/migrations?action=query", "certain", "S2, S6, S7")
+QUERY: Final = Word("/hybridity/api/migrations", "certain", "S2, S6, S7")
 JOBS: Final = Word("/hybridity/api/jobs", "certain", "S1, S4")
 L2_EXTENSIONS: Final = Word("/hybridity/api/l2Extensions", "certain", "S1, S4")
 NETWORK_EXTENSIONS: Final = Word("/hybridity/api/networkExtensions", "certain", "S2")
@@ -71,6 +71,7 @@ NETWORK_EXTENSIONS: Final = Word("/hybridity/api/networkExtensions", "certain", 
 # --- what a call sends ----------------------------------------------------------------------------------------------
 
 COMPAT: Final = Word(2.1, "certain", "S2, S6, S7", "of the query; without it the answer has the older shape")
+QUERY_ACTION: Final = Word({"action": "query"}, "certain", "S2, S6, S7")
 RESULT_LEVEL: Final = Word("MOBILITYGROUP_ITEMS", "certain", "S6, S7")
 PAGE_SIZE: Final = Word(200, "guess", "", "rows of a page of the inventory; no limit is known")
 QUERY_PAGE_FIELD: Final = Word("pageSize", "likely", "S5", "certain for the older form of the same call")

@@ -69,6 +69,13 @@ class Progress:
     errors: tuple[str, ...] = ()
     reschedulable: bool | None = None
     retry_of: str = ""
+    started_ms: int | None = None
+    """When it began, epoch milliseconds. 0 or None: HCX names no such time."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether HCX shows that it was started. A row without any sign may be a draft, or wait for its turn."""
+        return self.phase is not Phase.RUNNING or bool(self.started_ms) or self.known
 
     @property
     def words(self) -> str:
@@ -105,6 +112,7 @@ def read_progress(item: Mapping[str, Any]) -> Progress:
         errors=once((text(record(progress.get("error")).get("message")), text(state.get("errorMessage")))),
         reschedulable=_first(progress, state, "isRescheduleAllowed"),
         retry_of=text(item.get("retryOfMigrationId")),
+        started_ms=whole(progress.get("startTime")),
     )
 
 

@@ -209,7 +209,7 @@ class Mobility:
         return found
 
     def _begun(self, group_id: str) -> tuple[Started, ...]:
-        """The group's migrations, if HCX shows that at least one has begun. A draft is listed, too, by some managers."""
+        """The group's migrations, if HCX shows that one has begun. A draft may be listed, too."""
         rows = self.query_group(group_id)
         if not any(row.begun for row in rows):
             return ()

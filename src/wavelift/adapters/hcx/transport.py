@@ -42,9 +42,7 @@ class HcxAccess:
     def client(self, *, cancel: CancelFlag | None = None) -> RestClient:
         """A client that logs in with its first call. Use it in ``with``, or close it."""
         flag = cancel or CancelFlag()
-        return RestClient(
-            self.place, login=lambda client: self._log_in(client, flag), explain=explain, cancel=flag
-        )
+        return RestClient(self.place, login=lambda client: self._log_in(client, flag), explain=explain, cancel=flag)
 
     def _log_in(self, client: RestClient, cancel: CancelFlag) -> Mapping[str, str]:
         """The header of every later call.

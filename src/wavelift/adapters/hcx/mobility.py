@@ -134,6 +134,8 @@ class Mobility:
     def start_group(self, group_id: str) -> tuple[Started, ...]:
         """Start its migrations, unless that has been done. One of a group that failed stops no other.
 
+        A VM that the result does not name, or names without a migration's id, was not started.
+
         :raises RefusedRequestError: HCX refuses it, and none of its migrations runs.
         :raises LostAnswerError: nobody knows yet whether it began. A later call finds out.
         """
@@ -148,11 +150,13 @@ class Mobility:
             if begun := self._begun(group_id):
                 return begun
             raise
-        started = self._with_entities(group_id, _started(answer))
-        if answer.ok or any(one.migration_id and not one.errors for one in started):
-            return started
+        started = _started(answer)
+        if answer.ok or any(one.migration_id for one in started):
+            return self._with_entities(group_id, started)
         if begun := self._begun(group_id):  # a start whose answer was lost before made HCX refuse this one
             return begun
+        if started:
+            return started
         raise RefusedRequestError(
             f"HCX does not start the group: {'; '.join(error_messages(answer)) or 'it does not say why'}",
             next_step="Correct what HCX names, then run it again",

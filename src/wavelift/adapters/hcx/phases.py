@@ -85,6 +85,21 @@ class Progress:
         said = "; ".join(self.errors) if self.errors and self.phase is not Phase.COMPLETE else self.message
         return f"{self.phase}{share}{name}{f': {said}' if said else ''}"
 
+    def told(self) -> dict[str, Any]:
+        """As an event of a trigger carries it."""
+        return {
+            "phase": str(self.phase),
+            "over": self.phase.over,
+            "percent": self.percent,
+            "words": self.words,
+            "state": self.state,
+            "known": self.known,
+            "errors": list(self.errors),
+            "entity_id": self.entity_id,
+            "entity_name": self.entity_name,
+            "reschedulable": self.reschedulable,
+        }
+
     @property
     def _strange(self) -> bool:
         return bool(self.state) and not self.known and self.phase in {Phase.FAILED, Phase.ENDED}

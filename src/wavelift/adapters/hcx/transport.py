@@ -106,7 +106,8 @@ def error_messages(answer: Answer) -> tuple[str, ...]:
     fields = answer.error_fields
     found = [*messages(fields.get("errors"))]
     for item in records(fields.get("items")):
-        found += messages(item.get("errors"))
+        for each in (item, *records(item.get("migrations"))):
+            found += messages(each.get("errors"))
     return once(found) or once((text(answer.words()),))
 
 

@@ -40,7 +40,7 @@ VSPHERE_CHOICES: Final = {
     "esxi_mode": ("vcenter", "ca", "pin", "ignore"),
     "vddk_compression": ("none", "zlib", "fastlz", "skipz"),
 }
-"""Form fields with a list of values. The first value is the default. ``certificate_mode`` is in the other forms, too."""
+"""Form fields with a list of values. The first value is the default. Every form has ``certificate_mode``."""
 
 
 def _choice(field: str, label: str, description: str) -> dict[str, Any]:

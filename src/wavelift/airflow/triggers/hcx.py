@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MIGRATIONS: Final = "hcx migrations"
 """Kind for listeners. They get the ids of the watched migrations → ``Progress``, after each query."""
 LOOK_AGAIN_SECONDS: Final = 300.0
-"""The task looks itself after this time at the latest: it bounds how long the run may take, and records how far it is."""
+"""The task runs again after this time at the latest: it bounds how long the run may take, and records how far it is."""
 LOGGED_PERCENT: Final = 10
 """A migration's percentage is logged when it has moved this far. The event has it as it is."""
 _BETWEEN: Final = "|"
@@ -30,7 +30,8 @@ class HcxFollowTrigger(WaitTrigger):
     """Resumes its task when all migrations are over, or after a while.
 
     The event: ``progress``: migration id → :meth:`~wavelift.adapters.hcx.phases.Progress.told`, without those that HCX
-    does not list; ``over``: the ids of those that have ended, however. HCX's outages are borne for ``patience_minutes``.
+    does not list; ``over``: the ids of those that have ended, however. Outages of HCX are borne for
+    ``patience_minutes``.
 
     :param hcx_conn_id: Airflow connection of type ``hcx``.
     :param poll_seconds: between two queries. :param within_seconds: resume then at the latest.

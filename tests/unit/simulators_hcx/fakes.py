@@ -152,10 +152,11 @@ class Manager:
         self.here.vms[f"vm-{number}"] = Vm(f"vm-{number}", name, **given)
         return self.here.vms[f"vm-{number}"]
 
-    def call(self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, **headers: str) -> Answer:
+    def call(
+        self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, kind: str = "application/json"
+    ) -> Answer:
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
-        known = {"content-type": "application/json", TOKEN_HEADER: self.token, "content-length": str(len(data))}
-        known.update(headers)
+        known = {"content-type": kind, TOKEN_HEADER: self.token, "content-length": str(len(data))}
         where, _, query = f"{BASE}{path}".partition("?")
         content = Body(_Stream(data), known, on_start=lambda: None)
         request = Request(method, where, query, known, content, "request-1")

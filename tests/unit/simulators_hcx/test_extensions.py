@@ -123,13 +123,16 @@ def test_unextending_connects_the_destination_if_it_is_asked_to(hcx: Manager, qu
     made = extend(hcx)
     ident = hcx.call("DELETE", f"/l2Extensions/{made['stretchId']}{query}").json["id"]
     hcx.advance(59)
-    assert not segment(hcx, made).on and extensions(hcx)
+    assert not segment(hcx, made).on
+    assert extensions(hcx)
     hcx.advance(1)
     assert segment(hcx, made).on is on
     assert extensions(hcx) == []
     assert made["destinationNetwork"]["networkId"] not in hcx.nsx.extended
     told = job(hcx, ident)
-    assert told["isDone"] and not told["didFail"] and told["percentComplete"] == 100
+    assert told["isDone"]
+    assert not told["didFail"]
+    assert told["percentComplete"] == 100
 
 
 def test_without_the_parameter_the_destination_stays_off(hcx: Manager) -> None:
@@ -168,7 +171,8 @@ def test_it_lingers_and_the_destination_stays_off_by_order(hcx: Manager) -> None
     ident = hcx.call("DELETE", f"/l2Extensions/{made['stretchId']}?connectToLocalRouter=true").json["id"]
     hcx.advance(60)
     assert not job(hcx, ident)["didFail"]
-    assert len(extensions(hcx)) == 1 and not segment(hcx, made).on
+    assert len(extensions(hcx)) == 1
+    assert not segment(hcx, made).on
     assert hcx.call("DELETE", f"/l2Extensions/{made['stretchId']}").status == 404
     hcx.advance(100)
     assert extensions(hcx) == []
@@ -183,7 +187,8 @@ def test_the_newer_calls_have_no_job(hcx: Manager) -> None:
     assert hcx.call("DELETE", path).status == 400
     (made,) = extensions(hcx)
     hcx.advance(60)
-    assert extensions(hcx) == [] and segment(hcx, made).on
+    assert extensions(hcx) == []
+    assert segment(hcx, made).on
 
 
 def test_mobility_optimised_networking_is_switched_off_first(hcx: Manager) -> None:
@@ -193,7 +198,8 @@ def test_mobility_optimised_networking_is_switched_off_first(hcx: Manager) -> No
     assert extensions(hcx)[0]["features"]["mobilityOptimizedNetworking"] is True
     hcx.call("DELETE", f"{path}?connectToLocalRouter=true")
     hcx.advance(60)
-    assert len(extensions(hcx)) == 1 and not segment(hcx, made).on
+    assert len(extensions(hcx)) == 1
+    assert not segment(hcx, made).on
     assert hcx.call("PUT", path, {"features": {}}).status == 400
     assert hcx.call("PUT", path, {"features": {"mobilityOptimizedNetworking": False}}).status == 202
     hcx.call("DELETE", f"{path}?connectToLocalRouter=true")

@@ -34,11 +34,10 @@ class Vcenter:
     uuid: str
     networks: list[Thing]
     vms: dict[str, Vm] = field(default_factory=dict)
-    orders: list[tuple[Any, ...]] = field(default_factory=list)
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
 
     def inventory(self) -> Inventory:
-        places = [Thing(POOL, "Compute", "resourcePool"), Thing(FOLDER, "shop", "folder", path="/dc1/vm/shop")]
+        places = [Thing(POOL, "Compute", "resourcePool"), Thing(FOLDER, "shop", "folder", path="shop")]
         return Inventory(
             self.uuid, list(self.vms.values()), self.networks, places, [Thing(STORE, "datastore1", "datastore")]
         )
@@ -46,20 +45,19 @@ class Vcenter:
     def vm(self, vm_id: str) -> Vm | None:
         return self.vms.get(vm_id)
 
-    def add_vm(self, vm: Vm, nics: Sequence[Nic], place: Place) -> None:
+    def add_vm(self, vm: Vm, nics: Sequence[Nic], place: Place) -> str:
         ident = f"vm-{next(self.ids)}"
         cards = tuple(replace(nic, mac=nic.mac or f"00:50:56:00:00:{number:02x}") for number, nic in enumerate(nics))
         uuid = vm.uuid if place.same else f"new of {vm.uuid}"
-        path = f"/dc1/vm/shop/{vm.name}"
-        self.vms[ident] = replace(vm, id=ident, nics=cards, power=place.power, uuid=uuid, path=path)
-        self.orders.append(("add", vm.name, place))
+        path = f"shop/{vm.name}"
+        self.vms[ident] = replace(vm, id=ident, nics=cards, power="poweredOff", uuid=uuid, path=path)
+        return ident
 
     def remove_vm(self, vm_id: str) -> None:
         del self.vms[vm_id]
 
     def set_power(self, vm_id: str, power: str) -> None:
         self.vms[vm_id] = replace(self.vms[vm_id], power=power)
-        self.orders.append(("power", vm_id, power))
 
     def rename(self, vm_id: str, name: str) -> None:
         self.vms[vm_id] = replace(self.vms[vm_id], name=name)
@@ -146,7 +144,7 @@ class Manager:
             "nics": (Nic(f"00:50:56:aa:00:{number:02x}", VLAN, (f"10.1.2.{number}",)),),
             "disks": (10 * GIB,),
             "uuid": f"uuid of {name}",
-            "path": f"/dc1/vm/shop/{name}",
+            "path": f"shop/{name}",
             **fields,
         }
         self.here.vms[f"vm-{number}"] = Vm(f"vm-{number}", name, **given)

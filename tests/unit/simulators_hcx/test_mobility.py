@@ -190,6 +190,12 @@ def test_each_card_needs_its_own_mapping_and_its_own_network(hcx: Manager) -> No
     assert f"{vm.name} has no network adapter 00:00" in errors(told)
 
 
+def test_a_name_is_free_in_the_folder_of_the_destination(hcx: Manager) -> None:
+    vm = hcx.vm()
+    hcx.there.vms["vm-1"] = vm
+    assert f"A virtual machine named {vm.name} exists" in " ".join(errors(hcx.validate(hcx.intent(vm))))
+
+
 def test_errors_and_warnings_mixed(hcx: Manager) -> None:
     good, warned, bad = (hcx.vm(name) for name in ("good", "warned", "bad"))
     hcx.world.faults.add({"kind": "warning", "key": "warned", "message": "tools are old"})

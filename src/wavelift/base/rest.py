@@ -51,7 +51,7 @@ from wavelift.base.printable import printable
 from wavelift.base.remote_text import header_value, host_name, request_target
 from wavelift.base.run import CancelFlag
 from wavelift.base.tunnel import Proxy, ProxyAway, ProxyRefused, bracketed, open_tunnel, proxy_error
-from wavelift.base.units import MIB
+from wavelift.base.units import KIB, MIB
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ READ_TIMEOUT_S: Final = 60.0
 """For one answer. A busy manager takes seconds; a load balancer in front of it gives up after a minute."""
 ANSWER_LIMIT: Final = 64 * MIB
 """Of one call. A page of 1000 objects has about 2 MB."""
+PIECE: Final = 64 * KIB
 WORDS_LONGEST: Final = 1000
 """Characters of a vendor's words in an error."""
 CONNECTIONS: Final = 4
@@ -463,16 +464,12 @@ class RestClient:
             response = self._open().urlopen(
                 ask.method, target, body, told, retries=False, redirect=False, preload_content=False
             )
-            try:
-                # One byte more than allowed tells a longer answer. It is not unpacked: we ask for none that is packed.
-                data = response.read(ANSWER_LIMIT + 1, decode_content=False)
-            finally:
-                response.release_conn()
+            data = _read(response)
         except (urllib3.exceptions.HTTPError, OSError, HTTPException) as error:
             problem = self._explained(ask, error, where)
         else:
             self._met = True
-            if len(data) > ANSWER_LIMIT:
+            if data is None:
                 raise UnreadableError(
                     f"an answer of more than {ANSWER_LIMIT} bytes", next_step="", **{**self._where, **where}
                 )
@@ -516,6 +513,23 @@ class RestClient:
         if ask.repeatable or any(isinstance(each, _NOT_SENT) for each in found):
             return type(problem)(problem.what, next_step=problem.next_step, **told)
         return self._lost(ask, problem.what, where)
+
+
+def _read(response: urllib3.BaseHTTPResponse) -> bytes | None:
+    """The body, as it was sent: we ask for none that is packed. None: it is too long.
+
+    To its end: a single read of a body that is cut off gives its beginning, and no error.
+    """
+    data = bytearray()
+    try:
+        for piece in response.stream(PIECE, decode_content=False):
+            data += piece
+            if len(data) > ANSWER_LIMIT:
+                response.close()
+                return None
+    finally:
+        response.release_conn()
+    return bytes(data)
 
 
 _NOT_SENT: Final = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)

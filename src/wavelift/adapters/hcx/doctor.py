@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from wavelift.adapters.hcx.intents import Endpoint
 from wavelift.adapters.hcx.inventory import Inventory
 from wavelift.adapters.hcx.transport import HcxAccess
 
@@ -13,13 +16,18 @@ def test_connection(access: HcxAccess) -> str:
     """
     with access.client() as client:
         inventory = Inventory(client)
-        managers = {each.endpoint_id: each for each in inventory.managers()}
-        here = {each.endpoint_id: each.endpoint_name for each in inventory.endpoints(local=True)}
-        there = sorted({each.endpoint_name for each in inventory.endpoints(local=False)})
-    versions = sorted({managers[id].version for id in here if id in managers and managers[id].version})
-    name = " ".join(["HCX", *versions, *sorted(set(here.values()))])
+        versions = {each.endpoint_id: each.version for each in inventory.managers() if each.version}
+        here, there = (
+            sorted({_named(each, versions) for each in inventory.endpoints(local=local)}) for local in (True, False)
+        )
     paired = f"paired with {', '.join(there)}" if there else "paired with no site"
-    return f"{name} at {access.place.place}, signed in as {access.username}, {paired}"
+    name = " and ".join(here) or "of no vCenter"
+    return f"HCX {name} at {access.place.place}, signed in as {access.username}, {paired}"
+
+
+def _named(endpoint: Endpoint, versions: Mapping[str, str]) -> str:
+    version = versions.get(endpoint.endpoint_id)
+    return f"{endpoint.endpoint_name} (HCX {version})" if version else endpoint.endpoint_name
 
 
 test_connection.__test__ = False  # type: ignore[attr-defined]  # pytest must not collect it where tests import it

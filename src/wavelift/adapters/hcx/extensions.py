@@ -70,7 +70,7 @@ class Extensions:
         return next((each for each in self.list() if each.id == extension_id), None)
 
     def unextend(self, extension_id: str, *, connect: bool) -> str | None:
-        """End an extension. Never forced. One that is gone already counts as ended.
+        """End an extension. Never forced. One that HCX does not know (any more) is no error: the list decides.
 
         :param connect: *connect cloud network to cloud edge gateway after unextending*.
         :returns: the job's id. None: there is no job, watch the list.
@@ -82,13 +82,7 @@ class Extensions:
             answer = self._client.send(Ask("DELETE", path, query=query, accept=NO_SUCH_CALL), extension=extension_id)
             if answer.ok:
                 return _job(answer, extension_id)
-        if self.find(extension_id) is None:
-            return None
-        raise NotFoundError(
-            "HCX lists the extension and has no call to end it",
-            next_step="End it in HCX's own interface, with 'connect cloud network to cloud edge gateway' as planned",
-            extension=extension_id,
-        )
+        return None
 
     def create(self, record_of: Mapping[str, Any]) -> str | None:
         """Make an extension again from an item of the list (:attr:`Extension.raw`), for the way back. It gets a new id.

@@ -1,4 +1,4 @@
-"""A network cutover as the control plane orders it, without Airflow or ledger: looks, then one order after the other."""
+"""A network cutover as the control plane orders it, without Airflow or ledger: one look, then order after order."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from wavelift.services.dataplane.network_messages import (
     Direction,
     Finished,
     FinishOrder,
-    LookOrder,
     Looked,
+    LookOrder,
     NetworkOrder,
     NetworkPlace,
     StepName,

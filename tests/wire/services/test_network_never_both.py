@@ -4,7 +4,6 @@ leaves exactly the source routing it (HCX-07).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import pytest
@@ -61,11 +60,6 @@ def fault(sites: Sites, where: str, operation: str, how: str, skip: int) -> None
     simulator.rule(operation=operation, skip=skip, count=1, **effect)
 
 
-@pytest.fixture
-def world(running: Sites) -> Iterator[Sites]:
-    yield running
-
-
 def begin(running: Sites) -> None:
     for each in (running.here, running.there, running.hcx):
         each.reset()
@@ -84,19 +78,19 @@ def test_hcx_07_never_both_and_the_way_back_ends_at_the_source(
     planned: list[tuple[str, Any, str]],
     faults: list[tuple[str, str, str, int]],
 ) -> None:
-    begin(world)
-    world.hcx.settings(**behaviour)
-    alarm = GatewayAlarm([world.here, world.hcx], [world.there])
+    begin(running)
+    running.hcx.settings(**behaviour)
+    alarm = GatewayAlarm([running.here, running.hcx], [running.there])
 
     def tick(seconds: float) -> None:
-        for each in (world.hcx, world.here, world.there):
+        for each in (running.hcx, running.here, running.there):
             each.advance(seconds)
 
-    with opened(world.hcx, world.there, world.here) as both:
+    with opened(running.hcx, running.there, running.here) as both:
         journey = Journey(both, place(), tick)
         journey.look()
         for each in faults:
-            fault(world, *each)
+            fault(running, *each)
         for what, argument, direction in planned:
             if what == "clear":
                 journey.tasks.clear()
@@ -110,7 +104,7 @@ def test_hcx_07_never_both_and_the_way_back_ends_at_the_source(
                     pass
                 _survive(journey)
             alarm.check()
-        for each in (world.here, world.there, world.hcx):
+        for each in (running.here, running.there, running.hcx):
             each.clear_rules()
         _survive(journey)
         journey.tasks.clear()  # the tasks of another run

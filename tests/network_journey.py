@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 from tests.contexts import HandClock, run_context
 
@@ -16,7 +16,6 @@ from wavelift.base.rest import RestClient, RestPlace
 from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.network import NetworkSpec
-from wavelift.rules.network_cutover import STEPS
 from wavelift.services.dataplane.network_act import Sites, act, finish, job_of
 from wavelift.services.dataplane.network_look import look
 from wavelift.services.dataplane.network_messages import (
@@ -117,7 +116,7 @@ class Journey:
 
     def order(self, step: StepName, direction: Direction) -> NetworkOrder:
         assert self.looked is not None
-        befores: dict[str, Any] = {name: getattr(self.looked, name) for name in STEPS}
+        befores: dict[StepName, Any] = {name: getattr(self.looked, name) for name in get_args(StepName)}
         if befores["source"] is None:
             befores["source"] = {"connectivity": "ON", "by": "person"}
         wanted = {
@@ -160,7 +159,7 @@ class Journey:
                     self.ended_ordered = None  # its row is settled: HCX has ended
                 return found
             self.wait(found)
-        raise AssertionError(f"{step} {direction} waits for ever: {found.words}")
+        raise AssertionError(f"{step} {direction} waits for ever: {found}")
 
     def wait(self, waiting: Waiting) -> None:
         self.clock.time += timedelta(seconds=STEP_SECONDS)
@@ -183,7 +182,7 @@ class Journey:
             if isinstance(found, Finished):
                 return found
             self.wait(found)
-        raise AssertionError(f"finish waits for ever: {found.words}")
+        raise AssertionError(f"finish waits for ever: {found}")
 
 
 @contextmanager

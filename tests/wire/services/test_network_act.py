@@ -121,7 +121,7 @@ def test_the_destination_is_never_connected_while_the_source_routes(sites: Sites
     journey.look()
     for step in ("extension", "destination"):
         with pytest.raises(PermanentError, match="Both sides would route"):
-            journey.act(step, "forward")  # type: ignore[arg-type]
+            journey.act(step, "forward")
     assert routing(sites) == [HERE]
 
 

@@ -73,7 +73,7 @@ def begin(running: Sites) -> None:
 @given(settings, actions, st.lists(calls, max_size=3))
 @examples(sample=12, proof=150, allow=[HealthCheck.function_scoped_fixture])
 def test_hcx_07_never_both_and_the_way_back_ends_at_the_source(
-    world: Sites,
+    running: Sites,
     behaviour: dict[str, Any],
     planned: list[tuple[str, Any, str]],
     faults: list[tuple[str, str, str, int]],
@@ -89,8 +89,8 @@ def test_hcx_07_never_both_and_the_way_back_ends_at_the_source(
     with opened(running.hcx, running.there, running.here) as both:
         journey = Journey(both, place(), tick)
         journey.look()
-        for each in faults:
-            fault(running, *each)
+        for one in faults:
+            fault(running, *one)
         for what, argument, direction in planned:
             if what == "clear":
                 journey.tasks.clear()

@@ -21,7 +21,7 @@ UPKEEP_DAG: Final = "cutover_upkeep"
 CONNECTOR_DAGS: Final = (CATALOG_DAG, HEALTH_DAG, WATCH_DAG)
 DEFAULT_CONNECTOR: Final = "default"
 """Value of ``source.connector`` if a wave does not set it: Airflow's default queue."""
-WAVE_ENDINGS: Final = ("migrate", "replicate", "cutover", "test", "revert", "finalize")
+WAVE_ENDINGS: Final = ("migrate", "replicate", "cutover", "test", "revert", "finalize", "live", "network_cutover")
 """The last part of the id of a wave's DAG: of each flow, and of the flows that are planned."""
 CONNECTOR_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
 """A connector's name is part of DAG ids, the name of a queue, and in a tag of its DAGs."""

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from tests.specs import HCX_ENVIRONMENT, HCX_WAVE, NETWORK
 
 from wavelift.base.errors import SpecError
+from wavelift.console.answers import EnvironmentRow
 from wavelift.rules.frozen import digest_of
 from wavelift.rules.hcx_environment import HcxEnvironment, aws_only
 from wavelift.rules.hcx_wave import SWITCHOVER_MINUTES
 from wavelift.rules.live_plans import ResolvedLive
 from wavelift.rules.plans import WaveShape
+from wavelift.services.housekeeping.environments import check
 from wavelift.specs import (
     Checker,
     LoadedLive,
@@ -237,7 +239,12 @@ def test_what_needs_an_account_refuses_it_in_words(hcx: Any) -> None:
     with pytest.raises(SpecError, match=r"kind: hcx.*no AWS account"):
         aws_only(environment)
     assert aws_only(load_environment(hcx.environments / "prod.yaml")).environment == "prod"
-    assert load_granting("vmc", hcx.environments).environment.may == environment.may
+    granting = load_granting("vmc", hcx.environments)
+    assert granting.environment.may == environment.may
+    with pytest.raises(SpecError, match=r"kind: hcx.*no AWS account"):
+        check(lambda: pytest.fail("AWS is not asked"), granting, user="ana")
+    row = EnvironmentRow.of(environment, name="vmc", actions=["migrate"])
+    assert (row.kind, row.account, row.region) == ("hcx", "", "")
 
 
 def _mangled(text: str) -> st.SearchStrategy[str]:

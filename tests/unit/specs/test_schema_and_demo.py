@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
+from tests.specs import HCX_ENVIRONMENT, HCX_WAVE, NETWORK
 
 from wavelift.specs import check_file, load_resolved
 from wavelift.specs.schema import DRAFT, KINDS, Kind, json_schema, schema_text, write_schemas
@@ -28,7 +29,7 @@ def test_schemas_in_docs_are_current(kind: Kind) -> None:
 def test_every_field_tells_an_editor_what_it_is() -> None:
     for kind in KINDS:
         schema = json_schema(kind)
-        for model in (schema, *schema["$defs"].values()):
+        for model in schema["$defs"].values():
             assert model["additionalProperties"] is False
             for name, field in model["properties"].items():
                 target = schema["$defs"][field["$ref"].rsplit("/", 1)[1]] if "$ref" in field else field
@@ -38,7 +39,7 @@ def test_every_field_tells_an_editor_what_it_is() -> None:
 def test_schemas_can_be_written(tmp_path: Path) -> None:
     write_schemas(tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        f"{kind}.schema.json" for kind in ("environment", "principals", "wave")
+        f"{kind}.schema.json" for kind in ("environment", "network", "principals", "wave")
     ]
 
 
@@ -69,3 +70,18 @@ def test_the_demo_wave_is_valid() -> None:
     assert wave.servers[2].source_power == "require_off"
     for kind, path in (("wave", waves / "demo.yaml"), ("environment", environments / "demo.yaml")):
         jsonschema.validate(yaml.safe_load(path.read_text()), json_schema(kind), jsonschema.Draft202012Validator)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "wrong"),
+    [
+        ("wave", HCX_WAVE, "replication: {}"),
+        ("environment", HCX_ENVIRONMENT, "region: eu-central-1"),
+        ("network", NETWORK, "wave: x"),
+    ],
+)
+def test_an_editor_chooses_by_kind_and_method(kind: Kind, text: str, wrong: str) -> None:
+    validate = jsonschema.Draft202012Validator(json_schema(kind))
+    validate.validate(yaml.safe_load(text))
+    with pytest.raises(jsonschema.ValidationError):
+        validate.validate(yaml.safe_load(f"{text}{wrong}\n"))

@@ -1,6 +1,6 @@
 """The probes of a network that was cut over: from the worker that reaches it as its users do.
 
-A package can install checks of its own under the entry point ``wavelift.checks``: here such a function is called with a
+A package can install probes of its own under the entry point ``wavelift.network_probes``: such a function is called with a
 :class:`ProbedNetwork` and the ``arguments`` of the file.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from wavelift.base.domain import Message
 from wavelift.base.errors import PermanentError
-from wavelift.base.installed import installed_checks
+from wavelift.base.installed import NETWORK_PROBES, installed
 from wavelift.base.printable import printable
 from wavelift.base.run import RunContext
 from wavelift.rules.network import Probe
@@ -26,7 +26,7 @@ KEPT: Final = "probes"
 
 
 class ProbedNetwork(Message):
-    """What an installed check is called with."""
+    """What an installed probe is called with."""
 
     network: str
     to: str
@@ -102,9 +102,9 @@ def _ask(order: ProbeOrder, probe: Probe) -> str | None:
         return answers_http(probe.to, probe)
     if probe.kind == "dns":
         return _dns(probe)
-    found = installed_checks().get(probe.kind)
+    found = installed(NETWORK_PROBES).get(probe.kind)
     if found is None:
-        return f"no installed package has a check '{probe.kind}' on this worker"
+        return f"no installed package has a probe '{probe.kind}' on this worker"
     try:
         made: Any = found.load()
         said: str | None = made(ProbedNetwork(network=order.network, to=probe.to), probe.arguments)

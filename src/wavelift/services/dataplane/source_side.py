@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol
 from wavelift.adapters.nsx.errors import NotRealisedError
 from wavelift.adapters.nsx.segments import Segment, Segments
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
-from wavelift.base.installed import installed_network_steps
+from wavelift.base.installed import NETWORK_STEPS, installed
 from wavelift.base.printable import printable
 from wavelift.base.rest import Answer, Ask, RestClient, UnreadableError
 from wavelift.rules.network import NetworkSpec
@@ -146,7 +146,7 @@ class InstalledSide(Side):
 
     def __init__(self, network: NetworkSpec) -> None:
         self._kind = network.source.disconnect.by
-        found = installed_network_steps().get(self._kind)
+        found = installed(NETWORK_STEPS).get(self._kind)
         if found is None:
             raise PermanentError(
                 f"No package on this worker has a network step '{self._kind}'",

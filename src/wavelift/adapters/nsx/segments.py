@@ -1,4 +1,4 @@
-"""Segments: read, connect and disconnect, rename, delete (HCX-06, HCX-07; facts 7).
+"""Segments: read, connect and disconnect, rename, delete (HCX-06, HCX-07).
 
 A change is a PATCH of what is meant only. What was read is sent back unchanged beside it, because no source says
 whether NSX drops what a PATCH leaves out. ``type`` is read only and never sent. Nothing is ever forced.

@@ -1,4 +1,4 @@
-"""VMware Cloud on AWS: a token for a refresh token, and where an SDDC's NSX is (facts 7.1)."""
+"""VMware Cloud on AWS: a token for a refresh token, and where an SDDC's NSX is (S5, S10b)."""
 
 from __future__ import annotations
 

@@ -47,6 +47,12 @@ class SourceSite(Message):
 
     connection: ConnectionId = Field(description="Airflow connection of type 'vsphere'.")
     queue: Text = Field(default="default", description="Airflow queue of a worker near this site.")
+    vcenters: tuple[ConnectionId, ...] = Field(
+        default=(),
+        max_length=MAX_CHOICES,
+        description="Airflow connections of type 'vsphere' of this site's other vCenters, whose VMs can be on the same "
+        "networks. A network is cut over only when none of them has a VM on it.",
+    )
     nsx: ConnectionId | None = Field(
         default=None,
         description="Airflow connection of type 'nsx', if this site's networks are segments of NSX. Default: they are "

@@ -297,7 +297,9 @@ class RestClient:
 
     def _borne(self, ask: Ask, error: UnreachableError) -> float:
         """For how long a failed connection is borne, in seconds."""
-        if isinstance(error, LostAnswerError) or (isinstance(error, UnknownNameError) and not self._met):
+        if isinstance(error, LostAnswerError | UnreadableError) or (
+            isinstance(error, UnknownNameError) and not self._met
+        ):
             return 0.0
         return self.place.patience_s
 

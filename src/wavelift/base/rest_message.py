@@ -136,7 +136,7 @@ class Answer:
         texts = [fields.get(name) for name in ("error_message", "message", "errorMessage", "error")]
         texts += [one.get("message") for one in _objects(fields.get("errors"))]
         said = "; ".join(dict.fromkeys(text.strip() for text in texts if isinstance(text, str) and text.strip()))
-        return printable(said or self.data[:WORDS_LONGEST].decode("utf-8", "replace").strip(), WORDS_LONGEST)
+        return printable(said or self.data[: WORDS_LONGEST + 1].decode("utf-8", "replace").strip(), WORDS_LONGEST)
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,6 @@ import pytest
 from wavelift.adapters.hcx.guesses import MigrationType
 from wavelift.adapters.hcx.intents import (
     CardMapping,
-    Endpoint,
     MigrationOrder,
     Network,
     Options,

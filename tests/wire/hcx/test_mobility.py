@@ -261,22 +261,34 @@ def test_hcx_03_every_bad_end_stops(
         assert "the line broke" in found.words
 
 
-def test_hcx_04_it_waits_for_its_window_and_a_window_that_passes_leaves_it_waiting(
-    pair: Pair, client: RestClient
-) -> None:
+def test_hcx_04_it_waits_for_its_window(pair: Pair, client: RestClient) -> None:
     pair.hcx.settings(**LONG)
     pair.add_vm("app01")
-    group, (started,) = pair.started(client, ["app01"], window=soon())
+    _, (started,) = pair.started(client, ["app01"], window=soon())
     pair.hcx.advance(150)
     waiting = one(client, started.migration_id)
     assert waiting.phase is Phase.WAITING_FOR_WINDOW
     assert waiting.percent == 100
     assert waiting.reschedulable
-    pair.hcx.rule(kind="migration", operation="base_sync", outcome="stuck")
-    pair.hcx.advance(3600)
+    pair.hcx.advance(3600 - 150 + 10)
     assert one(client, started.migration_id).phase is Phase.SWITCHOVER
     assert follow(pair, client, started.migration_id)[-1].phase is Phase.COMPLETE
-    assert group
+
+
+def test_hcx_04_a_window_that_passes_leaves_it_waiting(pair: Pair, client: RestClient) -> None:
+    pair.hcx.settings(manager_limit=1, **LONG)
+    pair.add_vm("app01"), pair.add_vm("app02")
+    pair.hcx.rule(kind="migration", operation="base_sync", key="app01", outcome="stuck")
+    first, rest = pair.started(client, ["app01"])
+    second, (late,) = pair.started(client, ["app02"], window=soon())
+    pair.hcx.advance(3 * 3600)
+    assert not Mobility(client).force_cancel(rest, first)
+    pair.hcx.advance(150)
+    waiting = one(client, late.migration_id)
+    assert waiting.phase is Phase.WAITING_FOR_WINDOW
+    assert waiting.reschedulable
+    assert "expired" in waiting.words
+    end(pair, client, second)
 
 
 def test_hcx_03_one_query_for_all(pair: Pair, client: RestClient) -> None:

@@ -19,6 +19,7 @@ from wavelift.adapters.nsx.access import connect
 from wavelift.adapters.nsx.doctor import test_connection as try_connection
 from wavelift.adapters.nsx.segments import Segments
 from wavelift.adapters.nsx.vmc import Sddc
+from wavelift.base import rest
 from wavelift.base.errors import (
     Cancelled,
     LoginError,
@@ -207,6 +208,13 @@ def test_a_wrong_name_is_told_at_once() -> None:
 def test_an_answer_of_another_program_is_told(nsx: NsxSimulator) -> None:
     with connect(access_of(nsx, place={"base": "/elsewhere"})) as client:
         with pytest.raises(NotFoundError, match="404"):
+            Segments(client).read(WEB)
+
+
+def test_an_answer_without_an_end_is_given_up(nsx: NsxSimulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "ANSWER_LIMIT", 100)
+    with connect(access_of(nsx)) as client:
+        with pytest.raises(UnreadableError, match="more than 100 bytes"):
             Segments(client).read(WEB)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from wavelift.adapters.nsx import guesses
 from wavelift.base.errors import BusyError, LoginError, PermanentError, WaveliftError
 from wavelift.base.rest import Answer, refused
 
@@ -25,8 +26,6 @@ class NotRealisedError(WaveliftError):
     """NSX accepted a change, and did not realise it: it failed, or did not end in time."""
 
 
-LOGIN_CODE: Final = 403
-"""``error_code`` of a wrong Basic login, with status 403. Seen, but in no document that was read."""
 STALE_STATUS: Final = 412
 
 _AGAIN: Final = "A later try may succeed"
@@ -58,7 +57,7 @@ def explain(answer: Answer, where: Mapping[str, object]) -> WaveliftError:
     if answer.status == STALE_STATUS:
         kind, what, next_step = _TABLE[500090]
         return kind(f"{what} ({answer.system}: {answer.words()})", next_step=next_step, **told)
-    if answer.status == 403 and code == LOGIN_CODE:
+    if answer.status == 403 and code == guesses.LOGIN_CODE:
         return LoginError(
             f"{answer.system} refused the user name or password, or the account is locked",
             next_step="Correct the connection; nothing is tried again by itself, as that may lock the account",

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from wavelift.adapters.nsx import guesses
 from wavelift.adapters.nsx.errors import NotRealisedError, StaleRevisionError
 from wavelift.base.errors import PermanentError, SpecError, WaveliftError
 from wavelift.base.printable import printable
@@ -24,11 +25,6 @@ Connectivity = Literal["ON", "OFF"]
 POLICY: Final = "/policy/api/v1"
 PAGE_SIZE: Final = 100
 MOST_PAGES: Final = 1000
-ROUTED_TYPES: Final = frozenset({"ROUTED", "ROUTED_AND_EXTENDED"})
-UNROUTED_TYPES: Final = frozenset({"DISCONNECTED", "EXTENDED"})
-REALISED: Final = frozenset({"success", "in_sync"})
-FAILED: Final = frozenset({"failed", "error", "orphaned", "partial_success"})
-"""Words of ``/state``. Any other one means: not yet."""
 PAUSE_S: Final = 2.0
 TEXT_LONGEST: Final = 250
 _PATH: Final = re.compile(r"/infra(/tier-1s/[^/]+)?/segments/[^/]+")
@@ -57,12 +53,12 @@ class Segment:
     @property
     def routed(self) -> bool:
         """Whether its gateway routes it: known to, by both signs."""
-        return self.type in ROUTED_TYPES and self.connectivity == "ON"
+        return self.type in guesses.ROUTED_TYPES and self.connectivity == "ON"
 
     @property
     def unrouted(self) -> bool:
         """Whether its gateway does not route it: known not to, by both signs."""
-        return self.type in UNROUTED_TYPES and self.connectivity == "OFF"
+        return self.type in guesses.UNROUTED_TYPES and self.connectivity == "OFF"
 
     def is_now(self, wanted: Connectivity) -> bool:
         return self.routed if wanted == "ON" else self.unrouted
@@ -102,11 +98,11 @@ class Realisation:
 
     @property
     def done(self) -> bool:
-        return self.word.lower() in REALISED
+        return self.word.lower() in guesses.REALISED
 
     @property
     def failed(self) -> bool:
-        return self.word.lower() in FAILED
+        return self.word.lower() in guesses.FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +201,8 @@ class Segments:
     def set_connectivity(self, path: str, wanted: Connectivity, *, revision: int | None = None) -> Segment:
         """Ask for ``wanted``, unless it is in force already. Then look until it is realised: :meth:`wait_for`.
 
-        :param revision: the segment must be unchanged since it was read with this one. NSX checks none in a PATCH.
+        :param revision: the segment must be unchanged since it was read with this one. It is compared here:
+            that NSX checks one in a PATCH is not documented.
         :return: the segment as it was before.
         :raises StaleRevisionError: it is not. :raises PermanentError: the segment has no gateway, or is one of a VLAN.
         """
@@ -282,7 +279,7 @@ class Segments:
 
 
 def _unchanged(found: Segment) -> dict[str, Any]:
-    return {key: found.body[key] for key in ("subnets", "connectivity_path") if key in found.body}
+    return {key: found.body[key] for key in guesses.SENT_BACK if key in found.body}
 
 
 def _refuse_unroutable(found: Segment) -> None:

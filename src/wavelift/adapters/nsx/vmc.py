@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from wavelift.adapters.nsx import guesses
 from wavelift.base.errors import LoginError, WaveliftError
 from wavelift.base.remote_text import header_value
 from wavelift.base.rest import Answer, Ask, Login, RestClient, RestPlace, UnreadableError, refused, segment, split_https
@@ -15,8 +16,6 @@ from wavelift.base.run import CancelFlag
 VMC_HOST: Final = "vmc.vmware.com"
 CSP_HOST: Final = "console.cloud.vmware.com"
 CSP: Final = "/csp/gateway/am/api/auth"
-NSX_DOMAIN: Final = ".vmwarevmc.com"
-"""Of the reverse proxies. An answer that names another host gets no token."""
 TOKEN_HEADER: Final = "csp-auth-token"
 
 
@@ -49,7 +48,7 @@ class Tokens:
 
     def _ask(self) -> Ask:
         if not self._client_id:
-            form = {"refresh_token": self._secret}
+            form = {guesses.TOKEN_FIELD: self._secret}
             return Ask("POST", f"{CSP}/api-tokens/authorize", form=form, again=True, signed=False)
         login = base64.b64encode(f"{self._client_id}:{self._secret}".encode()).decode()
         return Ask(
@@ -89,9 +88,9 @@ def find_nsx(place: RestPlace, sddc: Sddc, login: Login, *, cancel: CancelFlag |
             "VMware Cloud does not say where the SDDC's NSX is", next_step="Look whether the SDDC is ready", **where
         )
     host, port, base = split_https(url, "the NSX address that VMware Cloud tells")
-    if not host.lower().endswith(NSX_DOMAIN) and (host, port) != (place.host, place.port):
+    if not host.lower().endswith(guesses.NSX_DOMAIN) and (host, port) != (place.host, place.port):
         raise UnreadableError(
-            f"VMware Cloud names '{host}' as the SDDC's NSX, which is not one of *{NSX_DOMAIN}",
+            f"VMware Cloud names '{host}' as the SDDC's NSX, which is not one of *{guesses.NSX_DOMAIN}",
             next_step="No token was sent there. Find out who answers for VMware Cloud",
             **where,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from wavelift.base.errors import PermanentError
 if TYPE_CHECKING:
     from wavelift.adapters.hcx.phases import Progress
     from wavelift.base.rest import RestClient
+
+log = logging.getLogger(__name__)
 
 MIGRATIONS: Final = "hcx migrations"
 """Kind for listeners. They get the ids of the watched migrations → ``Progress``, after each query."""
@@ -81,13 +84,13 @@ class HcxFollowTrigger(WaitTrigger):
             found: Progress | None = await self._change(f"{migration_id}{_BETWEEN}{mark}")
             mark = mark_of(found)
             if found is None:
-                self.log.warning("HCX does not list the migration %s; waiting", migration_id)
+                log.warning("HCX does not list the migration %s; waiting", migration_id)
                 continue
             seen[migration_id] = found
             if _says_more(logged, found):
                 logged = found
                 name = found.entity_name or found.entity_id or migration_id
-                self.log.info("%s: %s%s", name, found.words, f" [{found.state}]" if found.state else "")
+                log.info("%s: %s%s", name, found.words, f" [{found.state}]" if found.state else "")
             if found.phase.over:
                 return
 
@@ -107,7 +110,7 @@ class HcxFollowTrigger(WaitTrigger):
                 began = began or time.monotonic()
                 if time.monotonic() - began >= patience_s():
                     raise
-                self.log.warning("HCX does not answer, asking on: %s", error)
+                log.warning("HCX does not answer, asking on: %s", error)
 
     async def _make(self) -> Fetch:
         from wavelift.airflow.hooks.hcx import aaccess

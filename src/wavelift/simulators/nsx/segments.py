@@ -35,6 +35,8 @@ class Change:
 
     wanted: str
     due: float
+    accepted: float
+    """By the machine's clock."""
     outcome: str = ""
     rule: int = 0
 
@@ -289,7 +291,7 @@ class Segments:
             segment.body["advanced_config"]["connectivity"] = segment.realised
             return
         due = self._clock.now() + self._settings.realise_seconds
-        segment.change = Change(segment.connectivity, due, outcome, rule)
+        segment.change = Change(segment.connectivity, due, time.time(), outcome, rule)
 
     def _settle(self) -> None:
         """Let what is due happen."""
@@ -308,8 +310,10 @@ class Segments:
             else:
                 segment.realised = change.wanted
             # By the machine's clock: it happened when it was due, not now that somebody looks.
-            stuck = change.outcome == "stuck"
-            self._note(time.time() if stuck else min(change.due - self._clock.offset, time.time()))
+            moment = time.time()
+            if change.outcome != "stuck":
+                moment = min(max(change.due - self._clock.offset, change.accepted), moment)
+            self._note(moment)
 
     def _routes(self) -> Iterator[tuple[str, str]]:
         for segment in self._segments.values():

@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from wavelift.cli.main import app
 from wavelift.cli.simulated_sites import GATEWAY, NETWORK, PREFIX
 from wavelift.cli.simulators import stage
 
@@ -38,16 +36,3 @@ def test_both_sites_with_nsx(tmp_path: Path) -> None:
         assert sites.hcx.state()["extensions"] == [NETWORK]
         networks = {one["name"]: one for one in running.vcenter.inventory()["networks"]}
         assert len(networks[NETWORK]["vms"]) == 3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--only", "hcx,azure"), "'azure'; allowed are vcenter, aws, hcx, nsx"),
-        (("--only", "hcx", "--write", "x"), "--write"),
-    ],
-)
-def test_what_cannot_be_started_is_told(arguments: tuple[str, ...], words: str) -> None:
-    told = CliRunner().invoke(app, ["simulators", "up", *arguments], env={"COLUMNS": "200"})
-    assert told.exit_code != 0
-    assert words in told.output

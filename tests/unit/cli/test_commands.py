@@ -154,9 +154,9 @@ def test_the_role_for_a_cutover_is_asked_for() -> None:
 
 def test_demo_and_simulators_refuse_what_they_do_not_know() -> None:
     assert "flip" in call("demo", "--fault", "flop").stderr
-    refused = call("simulators", "up", "--only", "hcx")
+    refused = call("simulators", "up", "--only", "hcx,azure")
     assert refused.exit_code == 1
-    assert "vcenter and aws" in refused.stderr
+    assert "'azure'; allowed are vcenter, aws, hcx, nsx" in refused.stderr
     assert "leave out --only" in call("simulators", "up", "--only", "aws", "--write", "x").stderr
 
 

@@ -14,6 +14,7 @@ from wavelift.simulators.hcx.sessions import PASSWORD, TOKEN_HEADER, USERNAME
 from wavelift.simulators.hcx.settings import Settings
 from wavelift.simulators.hcx.sites import End, Inventory, Nic, Place, Segment, Site, Thing, Vm
 from wavelift.simulators.hcx.world import BASE, MESH, HcxWorld
+from wavelift.simulators.kit.clock import Clock
 from wavelift.simulators.kit.message import Body, Request
 from wavelift.simulators.kit.world import Refusal
 
@@ -25,6 +26,13 @@ POOL, FOLDER, STORE = "resgroup-50", "group-v42", "datastore-58"
 TIER = "/infra/tier-1s/cgw"
 SEGMENT = "/infra/segments/apps"
 GIB = 1 << 30
+
+
+class Stopped(Clock):
+    """It moves by order only, so that no test depends on the pace of the machine."""
+
+    def now(self) -> float:
+        return 2_000_000_000.0 + self.offset
 
 
 @dataclass
@@ -132,6 +140,7 @@ class Manager:
         source = End(Site("", "", "HCX-CONN", "endpoint-here", "vc1"), self.here)
         destination = End(Site("", "", "HCX-CLOUD", "endpoint-there", "vc2"), self.there, self.nsx)
         self.world = HcxWorld(folder, known, source=source, destination=destination)
+        self.world.clock.__class__ = Stopped
         self.token = ""
 
     def vm(self, name: str = "app01", **fields: Any) -> Vm:

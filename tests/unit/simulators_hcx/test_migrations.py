@@ -281,3 +281,43 @@ def test_every_invented_word_has_another(hcx: Manager) -> None:
         hcx.world.settings.other_words = True
         assert not usual & words()
         hcx.world.settings.other_words = False
+
+
+@pytest.mark.parametrize(
+    ("at", "phase"), [(0, "PREPARING"), (0.5, "PREPARING"), (50, "BASE_SYNC"), (150, "WAITING"), (450, "WAITING")]
+)
+@pytest.mark.parametrize("later", [0.0, 20.0])
+def test_a_cancel_before_the_switchover_ends_it_and_leaves_the_vm(
+    hcx: Manager, at: float, phase: str, later: float
+) -> None:
+    hcx.world.settings.cancel_seconds = later
+    vm = hcx.vm()
+    (ident,) = hcx.begin(hcx.intent(vm, schedule=hcx.window(300, 400 if at > 400 else 900)))
+    if at > 400:  # the window passes while another VM holds the pair of sites
+        hcx.world.settings.switchover_seconds = 1000
+        hcx.begin(hcx.intent(hcx.vm("other")))
+    hcx.advance(at)
+    assert hcx.phase(ident) == phase
+    hcx.call("POST", "/mobility/migrations/forceCancel", {"items": [{"migrationId": ident}]})
+    assert (hcx.phase(ident) == "CANCELLED") is (not later)
+    hcx.advance(later)
+    assert hcx.phase(ident) == "CANCELLED"
+    assert hcx.here.vms[vm.id] == vm
+    assert hcx.there.vms == {}
+
+
+def test_a_cancel_that_comes_too_late_changes_nothing(hcx: Manager) -> None:
+    hcx.world.settings.cancel_seconds = 30
+    (ident,) = hcx.begin(hcx.intent(hcx.vm()))
+    hcx.advance(BASE - 10)
+    body = {"items": [{"migrationId": ident}]}
+    assert hcx.call("POST", "/mobility/migrations/forceCancel", body).status == 202
+    hcx.advance(500)
+    assert hcx.phase(ident) == "COMPLETE"
+
+
+def test_a_window_too_short_for_all_leaves_the_last_waiting(hcx: Manager) -> None:
+    window = hcx.window(200, 215)
+    ids = hcx.begin(*(hcx.intent(hcx.vm(f"app{number}"), schedule=window) for number in range(3)))
+    hcx.advance(1000)
+    assert [hcx.phase(each) for each in ids] == ["COMPLETE", "COMPLETE", "WAITING"]

@@ -128,8 +128,8 @@ class Extensions:
                 "networkType": SEGMENT,
                 "gatewayId": each.tier,
             },
-            "sourceAppliance": _appliance(self.appliance, "I1"),
-            "destinationAppliance": _appliance(self.appliance, "R1"),
+            "sourceAppliance": appliance_of(self.appliance, "I1"),
+            "destinationAppliance": appliance_of(self.appliance, "R1"),
             "features": {
                 "proximityRouting": False,
                 "egressOptimization": False,
@@ -349,5 +349,5 @@ def _network(network: Thing) -> dict[str, str]:
     return {"networkId": network.id, "networkName": network.name, "networkType": network.kind}
 
 
-def _appliance(appliance: str, end: str) -> dict[str, str]:
+def appliance_of(appliance: str, end: str) -> dict[str, str]:
     return {"applianceId": f"{appliance}-{end}", "applianceName": f"SM-NE-{end}", "applianceType": APPLIANCE_TYPE}

@@ -56,6 +56,8 @@ EXTENSION_BROKEN: Final = Word("REMOVE_FAILED", other="STUCK")
 SEGMENT_NAME: Final = Word("L2E_{network}", other="stretched {network}")
 """Name of the segment that HCX makes. Often shown as ``L2E_…``: not confirmed."""
 
+INTERCONNECT_TYPE: Final = "HCX-WAN-IX"
+"""Of the other appliance of a service mesh. Clients name that of network extensions only."""
 START_STATUS: Final = 500
 """Of a login while the manager starts. The message has been seen, the status has not."""
 STARTING: Final = "'Trusted root certificates' value should not be empty"

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from wavelift.simulators.hcx.errors import answer
-from wavelift.simulators.hcx.extensions import APPLIANCE_TYPE, Extensions
+from wavelift.simulators.hcx.extensions import Extensions, appliance_of
 from wavelift.simulators.hcx.forms import ANY, NUMBER, TEXT, check_form, malformed
+from wavelift.simulators.hcx.invented import INTERCONNECT_TYPE
 from wavelift.simulators.hcx.settings import Settings
 from wavelift.simulators.hcx.sites import End, Thing, View, Vm
 from wavelift.simulators.kit.message import Response
@@ -69,16 +70,22 @@ class Inventories:
     def appliances(self, body: Any) -> Response:
         check_form(body, APPLIANCES, "request")
         wanted = body.get("filter") or {}
-        item = {
-            "applianceId": f"{self._extensions.appliance}-I1",
-            "applianceName": "SM-NE-I1",
-            "applianceType": APPLIANCE_TYPE,
-            "endpointId": self._source.site.endpoint,
-            "serviceMeshId": self._mesh,
-            "networkExtensionCount": self._extensions.count(),
-        }
-        fits = all(item[name] == value for name, value in wanted.items())
-        return answer({"items": [item] if fits else []})
+        items: list[dict[str, Any]] = [
+            {
+                **appliance_of(self._extensions.appliance, "I1"),
+                "endpointId": self._source.site.endpoint,
+                "serviceMeshId": self._mesh,
+                "networkExtensionCount": self._extensions.count(),
+            },
+            {
+                "applianceId": "appliance-ix",
+                "applianceName": "SM-IX-I1",
+                "applianceType": INTERCONNECT_TYPE,
+                "endpointId": self._source.site.endpoint,
+                "serviceMeshId": self._mesh,
+            },
+        ]
+        return answer({"items": [each for each in items if wanted.items() <= each.items()]})
 
     def _ends(self, body: Any) -> list[End]:
         """Which sites the filter means; all without one."""

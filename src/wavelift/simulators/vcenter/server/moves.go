@@ -343,6 +343,18 @@ func (s *sim) controlRemoveVM(r *http.Request) (any, error) {
 	}
 	s.building.Lock()
 	defer s.building.Unlock()
+	v.mu.Lock()
+	busy := v.busy
+	v.mu.Unlock()
+	if busy != "" {
+		return nil, badRequest("%s works on %s", busy, v.spec.Name)
+	}
+	return struct{}{}, v.takeAway()
+}
+
+// takeAway leaves nothing of the VM but its events.
+func (v *vmState) takeAway() error {
+	s := v.sim
 	s.breakLeases(v)
 	ctx := s.context()
 	var fault error
@@ -356,7 +368,7 @@ func (s *sim) controlRemoveVM(r *http.Request) (any, error) {
 		}
 	})
 	if fault != nil {
-		return nil, fault
+		return fault
 	}
 	for _, ref := range v.vm.Network {
 		v.leave(ref)
@@ -368,7 +380,7 @@ func (s *sim) controlRemoveVM(r *http.Request) (any, error) {
 		ctx.Map.Remove(ctx, snap.ref)
 		s.forget(snap)
 	}
-	return struct{}{}, v.removeFiles()
+	return v.removeFiles()
 }
 
 // removeFiles removes its layers, and its folder on the datastore.

@@ -240,7 +240,7 @@ func (b *builder) vm(spec *vmSpec) (*vmState, error) {
 	if err := b.checkCards(spec); err != nil {
 		return nil, err
 	}
-	hostName := orElse(spec.Host, b.inv.Hosts[len(b.sim.vms)%len(b.inv.Hosts)].Name)
+	hostName := orElse(spec.Host, b.inv.Hosts[len(b.sim.all())%len(b.inv.Hosts)].Name)
 	hostRef, ok := b.hosts[hostName]
 	if !ok {
 		return nil, badRequest("no host is named %s", hostName)

@@ -360,6 +360,7 @@ func (v *vmState) takeAway() error {
 	var fault error
 	ctx.WithLock(v.vm, func() {
 		v.record(types.VirtualMachinePowerStatePoweredOff, nil)
+		v.unlist(ctx)
 		was := v.vm.Runtime.PowerState
 		v.vm.Runtime.PowerState = types.VirtualMachinePowerStatePoweredOff // or it could not be unregistered
 		if body := v.vm.UnregisterVM(ctx, &types.UnregisterVM{This: v.vm.Self}); body.Fault() != nil {
@@ -381,6 +382,19 @@ func (v *vmState) takeAway() error {
 		s.forget(snap)
 	}
 	return v.removeFiles()
+}
+
+// unlist takes the VM off its folder's list by a new one. The embedded simulator would move the others up in the old one,
+// and who walks through that at the moment would miss one of them.
+func (v *vmState) unlist(ctx *simulator.Context) {
+	folder, ok := ctx.Map.Get(*v.vm.Parent).(*simulator.Folder)
+	if !ok {
+		return
+	}
+	ctx.WithLock(folder, func() {
+		gone := func(ref types.ManagedObjectReference) bool { return ref == v.vm.Self }
+		folder.ChildEntity = slices.DeleteFunc(slices.Clone(folder.ChildEntity), gone)
+	})
 }
 
 // removeFiles removes its layers, and its folder on the datastore.

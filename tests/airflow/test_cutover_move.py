@@ -126,3 +126,13 @@ def test_servers_that_failed_come_back(lab: Lab, failed: Done) -> None:
         assert known(lab, failed, name).state is CutoverState.REVERTED
         assert source(lab, name)["power"] == "poweredOn"
         assert FENCED not in connections(lab, name)
+
+
+def test_a_stop_that_is_cleared_alone_after_the_revert_touches_nothing(lab: Lab, failed: Done) -> None:
+    """Its order is some minutes old, and it was never carried out: only the ledger knows that the cutover is over."""
+    assert known(lab, failed, "switched-b").state is CutoverState.REVERTED
+    lab.vcenter.set_vm("switched-b", shutdown={"how": "off"})
+    again = lab.clear(failed, ("server.stop_source", 0)).ends("failed")
+    assert "it was reverted" in again.words("stop_source", index=0)
+    assert source(lab, "switched-b")["power"] == "poweredOn"
+    assert FENCED not in connections(lab, "switched-b")

@@ -223,6 +223,28 @@ def test_a_settled_step_that_somebody_changed_stops_the_next(ledger: Ledger, out
     with pytest.raises(ChangedElsewhere):
         advance(ledger, NOBODY, cutover_subject(known), ctx, facts=FACTS)
     assert outside.values["b"] == "old"
+    assert rows(ledger, known)["a"].state is StepState.SETTLED
+    outside.values["a"] = "old"
+    outside.settles_after = 1
+    assert isinstance(advance(ledger, NOBODY, cutover_subject(known), ctx, facts=FACTS), Waits)
+    assert states(ledger, known) == [StepState.APPLIED, StepState.PLANNED], "set back, it is made again, and waited for"
+    assert advance(ledger, NOBODY, cutover_subject(known), ctx, facts=FACTS) == Done()
+    assert outside.values == {"a": "new", "b": "new"}
+    assert (rows(ledger, known)["a"].before, rows(ledger, known)["a"].error) == ("old", "")
+
+
+def test_a_settled_step_that_was_set_back_is_not_made_again_by_one_that_goes_back(
+    ledger: Ledger, outside: Outside, ctx: RunContext
+) -> None:
+    known = begun(ledger, outside, ctx, "a")
+    advance(ledger, NOBODY, cutover_subject(known), ctx, facts=FACTS)
+    outside.values["a"] = "old"
+    turn(ledger, known, CutoverState.REVERTING)
+    with pytest.raises(PermanentError, match="is reverting"):
+        advance(ledger, NOBODY, cutover_subject(known), ctx, facts=FACTS)
+    assert outside.values["a"] == "old"
+    assert go_back(ledger, NOBODY, cutover_subject(known), ctx) == Done()
+    assert outside.writes == [("a", "new")]
 
 
 def test_a_receipt_survives_the_task(ledger: Ledger, outside: Outside, ctx: RunContext) -> None:

@@ -129,7 +129,8 @@ def advance(
     facts: Facts = NO_FACTS,
     names: Collection[str] | None = None,
 ) -> Done | Waits:
-    """Bring the steps forward, in their order, as far as possible. Steps that took effect are looked at again.
+    """Bring the steps forward, in their order, as far as possible. Steps that took effect are looked at again; one
+    whose place is as it was before is made again.
 
     :param facts: of the instance to which the network is switched.
     :param names: only these: others are of an older plan.
@@ -244,8 +245,9 @@ class _Engine:
             self._refuse_other(row, facts)
             step = self._step(row)
             if row.state is StepState.SETTLED and row.kind not in _MADE_AGAIN:
-                self._outcome(row, lambda: verify_step(step, row.before))
-                return None
+                if self._stands(row, step):
+                    return None
+                row = self._write(row, StepState.INTENDED, self.subject.may_go, changed_at=self._now)
             row = self._again(row, self.subject.may_go)
         begun = row
         outcome = self._outcome(row, lambda: apply_step(step, begun.before, _receipt(begun)))
@@ -255,6 +257,18 @@ class _Engine:
             row = self._write(row, StepState.APPLIED, self.subject.may_go)
         self._write(row, StepState.SETTLED, self.subject.may_go, changed_at=self._now, wait=_noted(outcome))
         return None
+
+    def _stands(self, row: StepRow, step: Step) -> bool:
+        """Whether a settled step needs nothing more. False: somebody set its place back to what it was before, which is
+        a state that the step begins from: it is made again."""
+        try:
+            verify_step(step, row.before)
+        except PermanentError as error:
+            if isinstance(error, ChangedElsewhere) and step.same(error.now, row.before):
+                return False
+            self._keep(row, error)
+            raise
+        return True
 
     def _intend(self, row: StepRow, facts: Facts) -> tuple[StepRow, Step]:
         """What is there now is committed, before anything is written."""

@@ -34,8 +34,8 @@ OFF_SECONDS: Final = 10.0
 LAPSE: Final = timedelta(minutes=30)
 """Without a look for so long, the wait was broken off: the guest is asked anew, and gets its whole time."""
 ORDER_COUNTS: Final = timedelta(hours=1)
-"""So long may the stop of a source begin after it was ordered. A task that is cleared alone much later must not stop a
-source that a revert has brought back: it has no ledger that would say so."""
+"""So long may the stop of a source begin after it was ordered. Whether the cutover still moves is asked of the ledger
+before each call; this is for a task that is cleared alone much later, when forecast and slots no longer hold."""
 MOST_RETURNS: Final = 5
 """So often may the source be found on, or connected, right after it was fenced, before the try fails."""
 

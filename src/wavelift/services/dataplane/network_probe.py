@@ -1,7 +1,7 @@
 """The probes of a network that was cut over: from the worker that reaches it as its users do.
 
-A package can install probes of its own under the entry point ``wavelift.network_probes``: such a function is called with a
-:class:`ProbedNetwork` and the ``arguments`` of the file.
+A package can install probes of its own under the entry point ``wavelift.network_probes``: such a function is called
+with a :class:`ProbedNetwork` and the ``arguments`` of the file.
 """
 
 from __future__ import annotations

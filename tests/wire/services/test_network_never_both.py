@@ -4,10 +4,10 @@ leaves exactly the source routing it (HCX-07).
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from tests.depth import examples
 from tests.gateways import GatewayAlarm
@@ -19,17 +19,17 @@ from wavelift.base.errors import WaveliftError
 __all__ = ["running"]
 pytestmark = pytest.mark.wire
 THERE = "/infra/segments/L2E_VLAN-100"
-Where = Literal["hcx", "here", "there"]
 
 
 class Killed(Exception):
     """The process died at this call."""
 
 
+WRITES = [("hcx", "Unextend*"), ("hcx", "Extend*"), ("here", "Patch*"), ("there", "Patch*")]
+READS = [("hcx", "ReadJob"), ("hcx", "ListExtensions"), ("here", "Read*"), ("there", "Read*"), ("hcx", "*")]
 calls = st.tuples(
-    st.sampled_from(["hcx", "here", "there"]),
-    st.sampled_from(["*", "Unextend*", "Extend*", "ReadJob", "ListExtensions", "Patch*", "Read*"]),
-    st.sampled_from(["refuse", "lost", "cut"]),
+    st.one_of(st.sampled_from(WRITES), st.sampled_from(WRITES + READS)),
+    st.sampled_from(["lost", "refuse", "cut"]),
     st.integers(0, 2),
 )
 settings = st.fixed_dictionaries(
@@ -50,11 +50,14 @@ actions = st.lists(
         st.tuples(st.just("clear"), st.just(""), st.just("")),
         st.tuples(st.just("kill"), st.integers(0, 12), st.just("")),
     ),
-    max_size=8,
+    max_size=6,
 )
+begun = st.lists(st.integers(0, 12) | st.none(), max_size=3)
+"""How far a run comes: for each step, in its order, after how many calls its process is killed, or that it is not."""
 
 
-def fault(sites: Sites, where: str, operation: str, how: str, skip: int) -> None:
+def fault(sites: Sites, call: tuple[str, str], how: str, skip: int) -> None:
+    where, operation = call
     simulator: Any = getattr(sites, where)
     effect = {"refuse": {"status": 503}, "lost": {"cut_response_after": 0}, "cut": {"cut_request_after": 0}}[how]
     simulator.rule(operation=operation, skip=skip, count=1, **effect)
@@ -70,13 +73,25 @@ def begin(running: Sites) -> None:
     running.hcx.extend("VLAN-100", gateway="10.1.2.1/24", tier=TIER)
 
 
-@given(settings, actions, st.lists(calls, max_size=3))
+SLOW = {
+    "unextend_seconds": 400.0,
+    "extend_seconds": 0.0,
+    "unextend_fails": "",
+    "destination_stays_off": False,
+    "extension_lingers_seconds": 0.0,
+    "extensions": "both",
+}
+
+
+@example(SLOW, [None, None], [], [(("hcx", "Unextend*"), "lost", 0)])
+@given(settings, begun, actions, st.lists(calls, max_size=2))
 @examples(sample=12, proof=150, allow=[HealthCheck.function_scoped_fixture])
 def test_hcx_07_never_both_and_the_way_back_ends_at_the_source(
     running: Sites,
     behaviour: dict[str, Any],
+    begins: list[int | None],
     planned: list[tuple[str, Any, str]],
-    faults: list[tuple[str, str, str, int]],
+    faults: list[tuple[tuple[str, str], str, int]],
 ) -> None:
     begin(running)
     running.hcx.settings(**behaviour)
@@ -91,7 +106,12 @@ def test_hcx_07_never_both_and_the_way_back_ends_at_the_source(
         journey.look()
         for one in faults:
             fault(running, *one)
-        for what, argument, direction in planned:
+        first = [
+            each
+            for step, kill in zip(("source", "extension", "destination"), begins, strict=False)
+            for each in (*([("kill", kill, "")] if kill is not None else []), ("act", step, "forward"))
+        ]
+        for what, argument, direction in (*first, *planned):
             if what == "clear":
                 journey.tasks.clear()
                 journey.clear_number += 1

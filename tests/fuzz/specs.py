@@ -6,8 +6,8 @@ Install the fuzzer beside wavelift, in an environment that you throw away, and g
     python -m tests.fuzz.specs CORPUS_FOLDER -max_total_time=600 -max_len=16384 -timeout=10
 
 The folder gets the interesting inputs. The first byte of an input says which file the rest is: a wave or an
-environment, an HCX wave (l) or environment (h), or a network (n). A crash is a file of this format in the current folder; give its name to reproduce it. Add each finding to
-``tests/unit/specs/test_limits.py``.
+environment, an HCX wave (l) or environment (h), or a network (n). A crash is a file of this format in the current
+folder; give its name to reproduce it. Add each finding to ``tests/unit/specs/test_limits.py``.
 """
 
 from __future__ import annotations

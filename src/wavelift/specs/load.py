@@ -187,7 +187,7 @@ def in_ec2(loaded: AnyLoaded) -> LoadedWave:
     if isinstance(loaded, LoadedLive):
         raise SpecError(
             "The wave is of 'method: hcx': its servers do not land in EC2",
-            next_step=f"Start {loaded.wave.wave}.live, or `wavelift live start {loaded.wave.wave}`",
+            next_step="Start the DAG with which HCX migrates it",
             wave=loaded.wave.wave,
         )
     return loaded
@@ -198,7 +198,7 @@ def by_hcx(loaded: AnyLoaded) -> LoadedLive:
     if isinstance(loaded, LoadedWave):
         raise SpecError(
             "The wave is not of 'method: hcx': its servers land in EC2",
-            next_step=f"Start {loaded.wave.wave}.migrate, or write a wave with 'method: hcx'",
+            next_step="Start a DAG of this wave that lands in EC2, or write a wave with 'method: hcx'",
             wave=loaded.wave.wave,
         )
     return loaded

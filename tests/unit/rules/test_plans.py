@@ -196,7 +196,7 @@ def test_verify_levels_that_are_none(text: str) -> None:
 
 def test_a_fallback_shape_has_only_a_name() -> None:
     assert WaveShape.fallback("erp") == WaveShape(
-        wave="erp", retries=3, connector="default", replicates=True, cuts_over=True
+        wave="erp", method="any", retries=3, connector="default", replicates=True, cuts_over=True
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from wavelift.rules.hcx_environment import HcxEnvironment, aws_only
 from wavelift.rules.hcx_wave import SWITCHOVER_MINUTES
 from wavelift.rules.live_plans import ResolvedLive
 from wavelift.rules.plans import WaveShape
+from wavelift.rules.problem import MAX_PROBLEMS
 from wavelift.services.housekeeping.environments import check
 from wavelift.specs import (
     Checker,
@@ -288,3 +290,38 @@ def test_a_mangled_file_is_its_own_trouble(hcx: Any, wave: str, environment: str
         loaded_network.resolve().dump()
     live = found.waves.get("live1")
     assert live is None or isinstance(live, LoadedLive) or which == 0
+
+
+HOSTILE: dict[str, tuple[str, str]] = {
+    "many keys of EC2": (
+        HCX_WAVE.partition("servers:")[0] + "servers:\n" + "- {subnet: a, launch: b, tags: {}, verify: c}\n" * 2_000,
+        HCX_ENVIRONMENT,
+    ),
+    "many wrong networks": (
+        HCX_WAVE.partition("servers:")[0]
+        + "servers:\n"
+        + "".join(
+            f"- {{name: s{n}, target: {{networks: {{{', '.join(f'n{m}: x{m}' for m in range(18))}}}}}}}\n"
+            for n in range(450)
+        ),
+        HCX_ENVIRONMENT.replace("[L2E_VLAN-100,", "[" + ", ".join(f"x-{n}" for n in range(1_900)) + ", L2E_VLAN-100,"),
+    ),
+    "a wrong pool for many": (
+        HCX_WAVE.partition("servers:")[0].replace("Compute", "Golf")
+        + "servers:\n"
+        + "".join(f"- s{n}\n" for n in range(500)),
+        HCX_ENVIRONMENT,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_costs_little(hcx: Any, name: str) -> None:
+    wave, environment = HOSTILE[name]
+    hcx.wave(wave, "live1")
+    hcx.environment(environment, "vmc")
+    began = time.process_time()
+    found = load_folder(hcx.waves, hcx.environments, hcx.networks)
+    assert time.process_time() - began < 2
+    assert 0 < len(found.errors) <= MAX_PROBLEMS + 3
+    assert {line.partition(":")[0] for line in found.errors} == {"waves/live1.yaml"}

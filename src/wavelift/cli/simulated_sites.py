@@ -7,7 +7,7 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 NETWORK: Final = "VLAN-100"
 """The source's network, on which the demo's servers are."""
@@ -64,7 +64,7 @@ def on_network(servers: Collection[Any], *, segment: bool) -> list[Any]:
     """The same servers with their card on the network that HCX extends."""
     from wavelift.simulators.vcenter import SimNic
 
-    kind = "nsx" if segment else "distributed"
+    kind: Literal["nsx", "distributed"] = "nsx" if segment else "distributed"
     return [
         replace(vm, nics=(SimNic([vm.ip] if vm.ip else (), network=NETWORK, network_kind=kind),), ip="")
         for vm in servers

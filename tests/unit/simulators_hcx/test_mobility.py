@@ -235,7 +235,9 @@ def test_a_group_is_found_by_its_name_and_starts_once(hcx: Manager) -> None:
     ids = {each["migrationId"] for each in told.json["items"][0]["migrations"]}
     assert {each["migrationId"] for each in hcx.query(migrationGroupId=[ident])} == ids
     assert len(ids) == 2
-    assert hcx.call("POST", "/mobility/groups/start", start).status == 400
+    again = hcx.call("POST", "/mobility/groups/start", start)
+    assert again.status == 400
+    assert "was started before" in again.json["errors"][0]["message"]
     assert hcx.call("POST", "/mobility/groups/delete", start).status == 400
     hcx.advance(1000)
     assert hcx.call("POST", "/mobility/groups/delete", start).status == 202

@@ -1,8 +1,8 @@
 """What the client does that no source says for certain. Paths, methods, fields and error codes are certain, and ``make
 proof`` compares our requests with those of the vendor's own client. A word that turns out wrong is corrected here.
 
-Sources: S5 PowerCLI's example scripts, S10b VMware's Python client for VMware Cloud, S11 ``vcf-nsx``, S13b nsx-operator,
-S14 the Terraform provider for NSX.
+Sources: S5 PowerCLI's example scripts, S10b VMware's Python client for VMware Cloud, S11 ``vcf-nsx``, S13b
+nsx-operator, S14 the Terraform provider for NSX.
 """
 
 from __future__ import annotations

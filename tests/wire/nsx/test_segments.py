@@ -15,7 +15,15 @@ from wavelift.adapters.nsx.errors import (
     StillAttachedError,
 )
 from wavelift.adapters.nsx.segments import Connectivity, Port, Segments
-from wavelift.base.errors import BusyError, Cancelled, NotFoundError, PermanentError, SpecError, UnsafeTextError
+from wavelift.base.errors import (
+    BusyError,
+    Cancelled,
+    LoginError,
+    NotFoundError,
+    PermanentError,
+    SpecError,
+    UnsafeTextError,
+)
 from wavelift.base.run import CancelFlag
 from wavelift.simulators.nsx import NsxSimulator
 
@@ -79,12 +87,26 @@ def test_a_look_is_not_done_before_the_realisation(nsx: NsxSimulator, segments: 
     assert segments.wait_for(WEB, "OFF", timeout_s=SOON_S, pause_s=0.02, cancel=CancelFlag()).segment.unrouted
 
 
-def test_other_words_for_the_state_change_nothing(nsx: NsxSimulator, segments: Segments) -> None:
-    nsx.settings(other_words=True)
+def test_no_invented_word_decides_anything(nsx: NsxSimulator, vmc: NsxSimulator, segments: Segments) -> None:
+    """The simulator says every state, code and message that is not documented in another way."""
+    for each in (nsx, vmc):
+        each.settings(other_words=True)
     _switch(segments, WEB, "OFF")
     nsx.rule(kind="realise", outcome="failed", key=WEB, count=1)
     with pytest.raises(NotRealisedError, match="failed"):
         _switch(segments, WEB, "ON")
+    port = nsx.add_port(APP)
+    with pytest.raises(StillAttachedError):
+        segments.delete(APP)
+    nsx.remove_port(APP, port)
+    nsx.advance(3600)
+    segments.delete(APP)
+    segments.delete(APP)
+    assert segments.find(APP) is None
+    with connect(access_of(nsx, password="wrong")) as client, pytest.raises(LoginError):
+        Segments(client).read(WEB)
+    with pytest.raises(LoginError):
+        connect(access_of(vmc, password="wrong"))
 
 
 def test_a_failed_realisation_is_told_at_once_and_can_be_tried_again(nsx: NsxSimulator, segments: Segments) -> None:

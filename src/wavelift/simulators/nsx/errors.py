@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from wavelift.simulators.kit import faults
@@ -52,6 +52,19 @@ class PlainError(Refusal):
 
     def response(self) -> Response:
         return Response(self.status, {"Content-Type": "text/html"}, self.text.encode())
+
+
+def in_other_words(error: NsxError | CloudError) -> NsxError | CloudError:
+    """Without anything that is not documented."""
+    if isinstance(error, CloudError):
+        return replace(error, message=invented.OTHER_MESSAGE)
+    login = (error.status, error.code) == (invented.LOGIN_STATUS, invented.LOGIN_CODE)
+    return replace(
+        error,
+        status=invented.OTHER_LOGIN_STATUS if login else error.status,
+        code=error.code if error.code in invented.DOCUMENTED_CODES else invented.OTHER_CODE,
+        message=invented.OTHER_MESSAGE,
+    )
 
 
 def failure(rule: faults.Rule, service: str) -> Refusal:

@@ -15,6 +15,11 @@ LOGIN_MESSAGE: Final = "The credentials were incorrect or the account specified 
 LOGIN_STATUS: Final = 403
 LOGIN_CODE: Final = 403
 """Seen of NSX for a wrong Basic login, but in no document that was read."""
+OTHER_LOGIN_STATUS: Final = 401
+DOCUMENTED_CODES: Final = frozenset({503040, 500045, 500030, 500087, 500090, 500232, 500105, 640873})
+OTHER_CODE: Final = 1
+OTHER_MESSAGE: Final = "?"
+"""Under other_words, every code that is not documented is this, and so is every message."""
 TOKEN_MESSAGE: Final = "the token is not valid, or has expired"
 GRANT_MESSAGE: Final = "invalid_grant: the refresh token is not valid"
 NOT_FOUND_CODE: Final = 500012

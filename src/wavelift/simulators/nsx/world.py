@@ -14,7 +14,7 @@ from wavelift.simulators.kit.message import Request, Response
 from wavelift.simulators.kit.world import Refusal, Routes, World
 from wavelift.simulators.nsx import invented
 from wavelift.simulators.nsx.cloud import CSP, PROXY, Cloud
-from wavelift.simulators.nsx.errors import CloudError, NsxError, PlainError, failure
+from wavelift.simulators.nsx.errors import CloudError, NsxError, PlainError, failure, in_other_words
 from wavelift.simulators.nsx.faults import Rule
 from wavelift.simulators.nsx.fields import ADVANCED_FIELDS, SEGMENT_FIELDS, SUBNET_FIELDS
 from wavelift.simulators.nsx.segments import Segments
@@ -121,6 +121,8 @@ class NsxWorld(World[Settings]):
 
     def render(self, error: Refusal, request: Request) -> Response:
         assert isinstance(error, NsxError | CloudError | PlainError)
+        if self.settings.other_words and not isinstance(error, PlainError):
+            error = in_other_words(error)
         return error.response()
 
     def state(self) -> dict[str, Any]:

@@ -181,7 +181,8 @@ _STEP_WAYS: Final[Mapping[StepState, frozenset[StepState]]] = {
     StepState.PLANNED: frozenset({StepState.INTENDED, StepState.UNDONE}),
     StepState.INTENDED: frozenset({StepState.APPLIED, StepState.UNDOING, StepState.UNDONE}),
     StepState.APPLIED: frozenset({StepState.SETTLED, StepState.UNDOING}),
-    StepState.SETTLED: frozenset({StepState.UNDOING}),
+    # What a person said long ago is asked again before the cutover goes on.
+    StepState.SETTLED: frozenset({StepState.UNDOING, StepState.INTENDED}),
     StepState.UNDOING: frozenset({StepState.UNDONE}),
     # A cutover that goes on after a part of it was undone applies its steps again.
     StepState.UNDONE: frozenset({StepState.INTENDED}),

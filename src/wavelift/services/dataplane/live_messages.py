@@ -24,7 +24,10 @@ class SiteRef(Message):
 
 
 class PlaceRef(Message):
-    """Something at the destination, by id and name. ``type`` is HCX's word: ``resourcePool``, ``folder``, ``NsxtSegment``."""
+    """Something at the destination, by id and name.
+
+    ``type`` is HCX's word: ``resourcePool``, ``folder``, ``NsxtSegment``.
+    """
 
     id: str
     name: str
@@ -175,7 +178,10 @@ class Followed(Message):
 
 
 class VerifyOrder(Message):
-    """One server that HCX says is complete: what must be found in both vCenters. The mapped group is expanded over it."""
+    """One server that HCX says is complete: what must be found in both vCenters.
+
+    The mapped group is expanded over it.
+    """
 
     name: str
     """Of the server. Airflow shows it as the map index."""

@@ -99,7 +99,7 @@ class NetworkOrder(Message):
     """The whole objects, recorded at the same instant."""
     extension_id: str = ""
     source_word: str = ""
-    """Who said that the source network is disconnected, where nothing can read it. Empty: read it, or nobody said so."""
+    """Who said that the source network is disconnected, where nothing can read it. Empty: read it, or nobody did."""
     answered: str = ""
     asked_at: Instant | None = None
     """Direction back: when the end of the extension was ordered, if that may have been asked of HCX. Nobody routes

@@ -1,13 +1,22 @@
-"""What other packages add: checks of instances, under the entry point ``wavelift.checks``."""
+"""What other packages add, by entry points: checks of instances, steps and probes of network cutovers."""
 
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
-ENTRY_POINT: Final = "wavelift.checks"
+CHECKS: Final = "wavelift.checks"
+NETWORK_STEPS: Final = "wavelift.network_steps"
+"""Classes that disconnect a source network from its router."""
+NETWORK_PROBES: Final = "wavelift.network_probes"
+"""Functions that ask whether a network can be reached."""
+
+
+def installed(group: str) -> dict[str, EntryPoint]:
+    """Kind → its entry point. Nothing is imported."""
+    return {each.name: each for each in entry_points(group=group)}
 
 
 def installed_checks() -> dict[str, EntryPoint]:
-    """Kind → its entry point. Nothing is imported."""
-    return {each.name: each for each in entry_points(group=ENTRY_POINT)}
+    """Checks of instances."""
+    return installed(CHECKS)

@@ -206,6 +206,9 @@ class Environment(Message):
     model_config = ConfigDict(json_schema_extra=_require_all)
 
     environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
+    kind: Literal["aws"] = Field(
+        default="aws", description="'aws' (default): servers land in EC2. 'hcx': HCX migrates to another vCenter."
+    )
     description: Description = Field(default="", description="One line for people.")
     aws_conn_id: ConnectionId = Field(description="Airflow connection with the AWS credentials.")
     account: Account = Field(

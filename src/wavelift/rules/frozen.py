@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from wavelift.base.domain import ServerFacts
+from wavelift.base.domain import Message, ServerFacts
 from wavelift.base.errors import AmbiguousError, TamperedError
 from wavelift.rules.environment import Environment, is_key_arn
 from wavelift.rules.inventory_names import parent_of, select
@@ -101,9 +101,9 @@ def lost_rights(frozen: ResolvedWave, now: Environment) -> list[str]:
     ]
 
 
-def digest_of(plan: ServerPlan) -> str:
-    """SHA-256 of the plan's canonical JSON, hex. Defaults are left out: a field that a later version of wavelift adds
-    must not change the digest of a run that an earlier one froze."""
+def digest_of(plan: Message) -> str:
+    """SHA-256 of the canonical JSON of a plan, or of all that a run froze, hex. Defaults are left out: a field that a
+    later version of wavelift adds must not change the digest of a run that an earlier one froze."""
     frozen = plan.model_dump(mode="json", exclude_defaults=True)
     text = json.dumps(frozen, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

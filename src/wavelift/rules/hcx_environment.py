@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from wavelift.base.domain import Message
-from wavelift.rules.environment import MAX_CHOICES, PRINCIPALS, May, VcenterCheck, repeated
+from wavelift.rules.environment import MAX_CHOICES, PRINCIPALS, Environment, May, VcenterCheck, repeated
 from wavelift.rules.fields import WHOLE, ConnectionId, Description, Name, Text, matched
 from wavelift.rules.problem import Problem
 
@@ -73,11 +73,12 @@ class DestinationSite(Message):
 class HcxLimits(Message):
     """How many migrations HCX gets at a time, where its documented numbers do not fit."""
 
-    hcx_mesh: HcxLimit | None = Field(
-        default=None, description="Migrations at a time over one service mesh. Default: that of the Airflow setting."
+    hcx_per_mesh: HcxLimit | None = Field(
+        default=None,
+        description="VMs that are replicated at a time over one service mesh. Default: the Airflow setting.",
     )
-    hcx_manager: HcxLimit | None = Field(
-        default=None, description="Migrations at a time of one HCX manager. Default: that of the Airflow setting."
+    hcx_per_manager: HcxLimit | None = Field(
+        default=None, description="VMs that one HCX manager replicates at a time. Default: the Airflow setting."
     )
 
 
@@ -120,3 +121,8 @@ def hcx_environment_problems(environment: HcxEnvironment) -> list[Problem]:
     for field in CHOSEN:
         problems += repeated((field,), getattr(environment, field))
     return problems
+
+
+AnyEnvironment = Environment | HcxEnvironment
+"""Of either kind. What needs an AWS account takes ``Environment`` only."""
+KINDS: Final = ("aws", "hcx")

@@ -6,7 +6,7 @@ An administrator or a migration team writes one YAML file for each. A network be
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -238,18 +238,19 @@ def network_landing_problems(network: NetworkSpec, environment: HcxEnvironment) 
     return problems
 
 
-def named_twice(networks: Iterable[NetworkSpec]) -> dict[str, list[Problem]]:
-    """Network → problems of two files that name one extension: only one of them could cut it over."""
+def named_twice(networks: Mapping[str, NetworkSpec]) -> dict[str, list[Problem]]:
+    """Problems of files that name one extension: only one of them could cut it over.
+
+    :param networks: stem of the file → what it says. :returns: stem → its problems.
+    """
+    told: dict[tuple[str, str, str, str], list[str]] = {}
+    for stem, network in networks.items():
+        told.setdefault((network.environment, "source", "network", network.source.network), []).append(stem)
+        told.setdefault((network.environment, "destination", "segment", network.destination.segment), []).append(stem)
     problems: dict[str, list[Problem]] = {}
-    told: dict[tuple[str, ...], list[NetworkSpec]] = {}
-    for network in networks:
-        told.setdefault((network.environment, "source", network.source.network), []).append(network)
-        told.setdefault((network.environment, "destination", network.destination.segment), []).append(network)
-    for (_, side, value), found in told.items():
-        for network in found:
-            others = [f"networks/{each.network}.yaml" for each in found if each is not network]
-            if others:
-                field = "network" if side == "source" else "segment"
-                words = f"{', '.join(others)} names {quoted(value)}, too: one extension has one file; remove one"
-                problems.setdefault(network.network, []).append(Problem((side, field), words))
+    for (_, side, field, value), stems in told.items():
+        for stem in stems if len(stems) > 1 else ():
+            others = ", ".join(f"{other}.yaml" for other in stems if other != stem)
+            words = f"{others} names {quoted(value)}, too: one extension has one file; remove one of them"
+            problems.setdefault(stem, []).append(Problem((side, field), words))
     return problems

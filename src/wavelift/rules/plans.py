@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.base.names import TAG_RUN, run_hash, tags
-from wavelift.base.printable import Lines, printable_lines
 from wavelift.rules.environment import Environment, environment_problems
 from wavelift.rules.findings import WHOLE_WAVE
 from wavelift.rules.inventory_names import parent_of
 from wavelift.rules.limits import LIMITS, limits
-from wavelift.rules.problem import MAX_LISTED, Problem, allowed, did_you_mean, dotted, quoted
+from wavelift.rules.problem import MAX_LISTED, allowed, did_you_mean, lines_of, quoted
 from wavelift.rules.wave import (
     DEFAULT_RETRIES,
     DEFAULT_RETRY_DELAY_S,
@@ -39,6 +38,7 @@ from wavelift.rules.wave import (
 from wavelift.rules.wave_cutover import ApprovalChoice, Cutover, CutoverPlan, cutover_plan
 from wavelift.rules.wave_replication import ReplicationPlan, replication_plan
 
+Method = Literal["ec2", "hcx", "any"]
 NO_CUTOVER: Final = Cutover()
 """The defaults of a wave's section."""
 
@@ -197,17 +197,7 @@ class ResolvedWave(Message):
         """
         if names is None:
             return self
-        known = [plan.server for plan in self.servers]
-        unknown = [name for name in names if name not in known]
-        if unknown or not names:
-            what = (
-                ", ".join(f"{quoted(name)}{did_you_mean(name, known)}" for name in unknown[:MAX_LISTED])
-                or "an empty list"
-            )
-            raise SpecError(
-                f"The wave has no server {what}", wave=self.wave, next_step=f"Choose other servers; {allowed(known)}"
-            )
-        wanted = set(names)
+        wanted = known_servers(names, [plan.server for plan in self.servers], wave=self.wave)
         return self.model_copy(update={"servers": tuple(plan for plan in self.servers if plan.server in wanted)})
 
     def with_launch(self, launch: LaunchChoice | None) -> Self:
@@ -291,6 +281,21 @@ def _entry(plan: ServerPlan) -> str:
     return f"{plan.selector.kind} '{plan.selector.value}'"
 
 
+def known_servers(names: Collection[str], known: Collection[str], *, wave: str) -> frozenset[str]:
+    """The chosen names.
+
+    :raises SpecError: if the wave does not have one of them, or none is chosen. The error names it.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        what = (
+            ", ".join(f"{quoted(name)}{did_you_mean(name, known)}" for name in unknown[:MAX_LISTED]) or "an empty list"
+        )
+        next_step = f"Choose other servers; {allowed(known)}"
+        raise SpecError(f"The wave has no server {what}", wave=wave, next_step=next_step)
+    return frozenset(names)
+
+
 def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
     """The plan of every server.
 
@@ -298,7 +303,7 @@ def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
     """
     problems = [*environment_problems(environment), *wave_problems(wave), *landing_problems(wave, environment)]
     if problems:
-        raise SpecError(_lines(problems), wave=wave.wave, environment=environment.environment)
+        raise SpecError(lines_of(problems), wave=wave.wave, environment=environment.environment)
     landing = Landing(environment)
     target = Target.of(environment)
     guards = Guards(
@@ -349,10 +354,6 @@ def _settings(wave: Wave, server: Server, environment: Environment, landing: Lan
     }
 
 
-def _lines(problems: Iterable[Problem]) -> Lines:
-    return printable_lines(f"{dotted(problem.path)}: {problem.message}" for problem in problems)
-
-
 def server_names(wave: Wave) -> tuple[str, ...]:
     """One unique name per entry: the VM's later name (``unique_names``), or the value of a folder or tag entry."""
     selectors = [server.selector for server in wave.servers]
@@ -365,11 +366,15 @@ class WaveShape:
     """What a DAG is built from. The DAG's structure never depends on the server list, which only fills the form."""
 
     wave: str
+    method: Method = "ec2"
+    """How its servers are migrated; ``any`` if nobody knows (see :meth:`fallback`). It decides which DAGs there are."""
     connector: str = "default"
-    """Queue of the tasks that access vCenter."""
+    """Queue of the tasks that access vCenter; with HCX, that of the source."""
     environment: str = ""
     environment_queue: str = "default"
-    """Queue of the tasks that read data back near AWS."""
+    """Queue of the tasks that read data back near AWS; with HCX, of those that access the destination's vCenter."""
+    hcx_queue: str = "default"
+    """Queue of the tasks that access the HCX manager."""
     description: str = ""
     retries: int = DEFAULT_RETRIES
     retry_delay_s: int = DEFAULT_RETRY_DELAY_S
@@ -383,8 +388,10 @@ class WaveShape:
     approval: ApprovalChoice = NO_CUTOVER.approval
     approval_hours: float = NO_CUTOVER.approval_hours
     window_start: str = ""
-    """Of cutovers, ISO 8601; empty: the file has no window. Same for ``window_end``."""
+    """Of cutovers, or of HCX's switchover, ISO 8601; empty: the file has no window. Same for ``window_end``."""
     window_end: str = ""
+    approve_switchover: bool = False
+    """Of HCX: whether a person is asked once more before the switchover."""
 
     @classmethod
     def of(cls, wave: Wave, environment: Environment) -> WaveShape:
@@ -410,4 +417,4 @@ class WaveShape:
     @classmethod
     def fallback(cls, wave: str) -> WaveShape:
         """A shape with defaults for a spec that no longer exists, so that the tasks of a current run find their DAG."""
-        return cls(wave=wave, replicates=True, cuts_over=True)
+        return cls(wave=wave, method="any", replicates=True, cuts_over=True)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wavelift.base.printable import printable
+from wavelift.base.printable import Lines, printable, printable_lines
 
 Path = tuple[str | int, ...]
 MAX_LISTED = 12
@@ -36,6 +36,11 @@ def dotted(path: Path) -> str:
         else:
             text += f".{clipped(step)}" if text else clipped(step)
     return text
+
+
+def lines_of(problems: Iterable[Problem]) -> Lines:
+    """One line for each problem, without its file: ``servers[2].subnet: …``."""
+    return printable_lines(f"{dotted(problem.path)}: {problem.message}" for problem in problems)
 
 
 def clipped(text: str, limit: int = MAX_QUOTED) -> str:

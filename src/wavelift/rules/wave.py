@@ -207,6 +207,9 @@ class Wave(Message):
     wave: Annotated[Name, AfterValidator(free_for_a_wave)] = Field(
         description="Name of the wave; must equal the file's name without '.yaml'."
     )
+    method: Literal["ec2"] = Field(
+        default="ec2", description="'ec2' (default): servers land in EC2. 'hcx': HCX migrates them to another vCenter."
+    )
     description: Description = Field(default="", description="One line for people; shown in the DAG list.")
     source: Source = Field(description="Where the servers are, and which connector reads them.")
     environment: Name = Field(description="Name of the environment where the servers land.")

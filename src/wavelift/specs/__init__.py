@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+from wavelift.specs.files import SUFFIX, spec_files
 from wavelift.specs.issues import Issue, format_errors, with_source
-from wavelift.specs.last_valid import LastValid, UsableWave, UsableWaves, resolved_wave, usable_waves
+from wavelift.specs.last_valid import (
+    LastValid,
+    UsableNetwork,
+    UsableNetworks,
+    UsableWave,
+    UsableWaves,
+    problem_of,
+    resolved_live,
+    resolved_network,
+    resolved_wave,
+    usable_networks,
+    usable_waves,
+)
 from wavelift.specs.load import (
+    Checker,
     Granting,
     LoadedSpecs,
-    LoadedWave,
     check_file,
     is_environment,
     load_environment,
     load_folder,
     load_granting,
+    load_network,
+    load_networks,
     load_principals,
     load_resolved,
+    load_resolved_live,
     load_wave,
-    spec_files,
 )
+from wavelift.specs.networks import LoadedNetwork
+from wavelift.specs.waves import LoadedLive, LoadedWave
 
 __all__ = [
+    "SUFFIX",
+    "Checker",
     "Granting",
     "Issue",
     "LastValid",
+    "LoadedLive",
+    "LoadedNetwork",
     "LoadedSpecs",
     "LoadedWave",
+    "UsableNetwork",
+    "UsableNetworks",
     "UsableWave",
     "UsableWaves",
     "check_file",
@@ -33,11 +56,18 @@ __all__ = [
     "load_environment",
     "load_folder",
     "load_granting",
+    "load_network",
+    "load_networks",
     "load_principals",
     "load_resolved",
+    "load_resolved_live",
     "load_wave",
+    "problem_of",
+    "resolved_live",
+    "resolved_network",
     "resolved_wave",
     "spec_files",
+    "usable_networks",
     "usable_waves",
     "with_source",
 ]

@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 from wavelift.base.errors import SpecError
-from wavelift.rules.environment import PRINCIPALS, Environment, environment_problems, missing_keys
-from wavelift.rules.plans import ResolvedWave, WaveShape, resolve
-from wavelift.rules.principals import Principals, unknown_groups
-from wavelift.rules.problem import MAX_PROBLEMS, Problem, allowed, did_you_mean
-from wavelift.rules.wave import Wave, landing_problems, wave_problems
+from wavelift.rules.environment import PRINCIPALS
+from wavelift.rules.hcx_environment import AnyEnvironment
+from wavelift.rules.hcx_wave import over
+from wavelift.rules.live_plans import ResolvedLive
+from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.principals import Principals
 from wavelift.specs.document import Document
-from wavelift.specs.installed import unknown_checks
-from wavelift.specs.issues import Issue, fault, format_errors, lines, shown
-from wavelift.specs.validate import PLACEHOLDER, validated
-
-log = logging.getLogger(__name__)
-
-SUFFIX = ".yaml"
-OTHER_SUFFIX = ".yml"
-T = TypeVar("T")
-_Read = tuple[T | None, list[Issue]]
-"""What a file holds if it is valid, and its issues."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedWave:
-    """A valid wave with its valid environment, and what a DAG is built from."""
-
-    wave: Wave
-    environment: Environment
-    shape: WaveShape
-
-    def resolve(self) -> ResolvedWave:
-        return resolve(self.wave, self.environment)
+from wavelift.specs.environments import Environments, read_environment, read_principals
+from wavelift.specs.files import OTHER_SUFFIX, SUFFIX, broken, isolated, or_raise, spec_files, unread
+from wavelift.specs.issues import Issue, format_errors, lines
+from wavelift.specs.networks import LoadedNetwork, Networks
+from wavelift.specs.waves import AnyLoaded, AnyWave, LoadedLive, LoadedWave, landed, read_wave
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedSpecs:
-    """The content of the two folders: the valid specs, and the problems of the others."""
+    """The content of the folders: the valid specs, and the problems of the others."""
 
-    waves: dict[str, LoadedWave] = field(default_factory=dict)
-    environments: dict[str, Environment] = field(default_factory=dict)
+    waves: dict[str, AnyLoaded] = field(default_factory=dict)
+    environments: dict[str, AnyEnvironment] = field(default_factory=dict)
+    networks: dict[str, LoadedNetwork] = field(default_factory=dict)
     issues: tuple[Issue, ...] = ()
 
     @property
@@ -55,28 +36,43 @@ class LoadedSpecs:
         return lines(self.issues)
 
 
-def load_wave(path: Path) -> Wave:
+def load_wave(path: Path) -> AnyWave:
     """Load one wave file without its environment.
 
     :raises SpecError: with every problem of the file.
     """
-    wave, _, issues = _wave(Document(path))
-    return _or_raise(wave, issues)
+    wave, _, issues = read_wave(Document(path))
+    if wave is None or issues:
+        raise broken(issues)
+    return wave
 
 
-def load_environment(path: Path) -> Environment:
+def load_environment(path: Path) -> AnyEnvironment:
     """Load one environment file.
 
     :raises SpecError: with every problem of the file.
     """
-    return _or_raise(*_isolated(path, lambda: _environment(Document(path))))
+    environment, issues = isolated(path, read_environment)
+    if environment is None or issues:
+        raise broken(issues)
+    return environment
+
+
+def load_network(path: Path, environments_folder: Path) -> LoadedNetwork:
+    """Load one network with its environment. The other networks are those in the same folder.
+
+    :raises SpecError: with every problem of the two files, also that another file names the same extension.
+    """
+    environments = Environments(environments_folder)
+    network, issues = Networks(path.parent, environments).network(path)
+    return or_raise(network, [*issues, *environments.issues])
 
 
 @dataclass(frozen=True, slots=True)
 class Granting:
     """What says who may do what: an environment with the groups, as the files are now."""
 
-    environment: Environment
+    environment: AnyEnvironment
     principals: Principals
 
 
@@ -85,7 +81,7 @@ def load_granting(name: str, folder: Path) -> Granting:
 
     :raises SpecError: with every problem of the two files.
     """
-    environments = _Environments(folder)
+    environments = Environments(folder)
     environment, problem = environments.named(name)
     principals = environments.principals()
     if environment is None or principals is None:
@@ -98,23 +94,63 @@ def load_principals(folder: Path) -> Principals:
 
     :raises SpecError: with every problem of the file.
     """
-    environments = _Environments(folder)
-    return _or_raise(environments.principals(), environments.issues)
+    environments = Environments(folder)
+    return or_raise(environments.principals(), environments.issues)
 
 
-def check_file(path: Path, environments_folder: Path) -> tuple[Issue, ...]:
-    """The issues that ``wavelift wave validate`` prints of a file; empty if the file is valid.
+class Checker:
+    """Checks files one by one, as ``wavelift wave validate`` does. Each file is read once.
 
-    A file in the environments folder is checked as an environment, or as that of the groups. Any other file is checked
-    as a wave, together with its environment.
+    Only its folder decides what a file is: an environment, the groups, a network, else a wave.
+
+    :param networks_folder: None: no file is a network.
     """
-    if path.suffix == OTHER_SUFFIX:
-        return (_unread(path),)
-    if is_environment(path, environments_folder):
-        if path.stem == PRINCIPALS:
-            return tuple(_isolated(path, lambda: _principals(Document(path)))[1])
-        return tuple(_isolated(path, lambda: _Environments(environments_folder).environment(Document(path)))[1])
-    return tuple(_Environments(environments_folder).wave(path)[1])
+
+    def __init__(self, environments_folder: Path, networks_folder: Path | None = None) -> None:
+        self._folder = environments_folder
+        self._networks_folder = networks_folder
+        self._environments = Environments(environments_folder)
+        self._networks = Networks(networks_folder or Path(), self._environments)
+
+    def kind(self, path: Path) -> str:
+        """``wave``, ``environment``, ``groups file`` or ``network``."""
+        if is_environment(path, self._folder):
+            return "groups file" if path.stem == PRINCIPALS else "environment"
+        return "network" if self._is_network(path) else "wave"
+
+    def check(self, path: Path) -> tuple[Issue, ...]:
+        """The issues of a file; empty if it is valid. A wave and a network are checked with their environment."""
+        if path.suffix == OTHER_SUFFIX:
+            return (unread(path),)
+        kind = self.kind(path)
+        if kind == "groups file":
+            return tuple(isolated(path, read_principals)[1])
+        if kind == "environment":
+            return tuple(isolated(path, self._environments.environment)[1])
+        if kind == "network":
+            return tuple(self._networks.network(path)[1])
+        return tuple(isolated(path, self._landed)[1])
+
+    def warnings(self, path: Path, *, now: datetime) -> tuple[Issue, ...]:
+        """What a valid file is warned of: no new run begins, although the file is right."""
+        if path.suffix == OTHER_SUFFIX or self.kind(path) != "wave":
+            return ()
+        document = Document(path)
+        loaded, _ = self._landed(document)
+        problem = over(loaded.wave.window, now) if isinstance(loaded, LoadedLive) else None
+        return () if problem is None else (document.issue(problem),)
+
+    def _landed(self, document: Document) -> tuple[AnyLoaded | None, list[Issue]]:
+        return landed(document, self._environments)
+
+    def _is_network(self, path: Path) -> bool:
+        folder = self._networks_folder
+        return folder is not None and path.absolute().parent == folder.absolute()
+
+
+def check_file(path: Path, environments_folder: Path, networks_folder: Path | None = None) -> tuple[Issue, ...]:
+    """As :meth:`Checker.check`, of one file."""
+    return Checker(environments_folder, networks_folder).check(path)
 
 
 def is_environment(path: Path, environments_folder: Path) -> bool:
@@ -123,198 +159,93 @@ def is_environment(path: Path, environments_folder: Path) -> bool:
 
 
 def load_resolved(path: Path, environments_folder: Path) -> ResolvedWave:
-    """Load a wave file and check it against its environment.
+    """Load a wave that lands in EC2, and check it against its environment.
 
-    :raises SpecError: with every problem of the two files.
+    :raises SpecError: with every problem of the two files, or because the wave is of another method.
     """
-    environments = _Environments(environments_folder)
-    loaded, issues = environments.wave(path)
-    return _or_raise(loaded, [*issues, *environments.issues]).resolve()
+    return in_ec2(_loaded(path, environments_folder)).resolve()
 
 
-def load_folder(waves_folder: Path, environments_folder: Path, *, only: str | None = None) -> LoadedSpecs:
-    """Load all waves and environments, or only one wave with its environment. Never raises."""
-    environments = _Environments(environments_folder)
+def load_resolved_live(path: Path, environments_folder: Path) -> ResolvedLive:
+    """Load a wave of ``method: hcx``, and check it against its environment.
+
+    :raises SpecError: as :func:`load_resolved`.
+    """
+    return by_hcx(_loaded(path, environments_folder)).resolve()
+
+
+def _loaded(path: Path, environments_folder: Path) -> AnyLoaded:
+    environments = Environments(environments_folder)
+    loaded, issues = isolated(path, lambda document: landed(document, environments))
+    if loaded is None or issues or environments.issues:
+        raise broken([*issues, *environments.issues])
+    return loaded
+
+
+def in_ec2(loaded: AnyLoaded) -> LoadedWave:
+    """:raises SpecError: HCX migrates the wave."""
+    if isinstance(loaded, LoadedLive):
+        raise SpecError(
+            "The wave is of 'method: hcx': its servers do not land in EC2",
+            next_step=f"Start {loaded.wave.wave}.live, or `wavelift live start {loaded.wave.wave}`",
+            wave=loaded.wave.wave,
+        )
+    return loaded
+
+
+def by_hcx(loaded: AnyLoaded) -> LoadedLive:
+    """:raises SpecError: the wave lands in EC2."""
+    if isinstance(loaded, LoadedWave):
+        raise SpecError(
+            "The wave is not of 'method: hcx': its servers land in EC2",
+            next_step=f"Start {loaded.wave.wave}.migrate, or write a wave with 'method: hcx'",
+            wave=loaded.wave.wave,
+        )
+    return loaded
+
+
+def load_folder(
+    waves_folder: Path, environments_folder: Path, networks_folder: Path | None = None, *, only: str | None = None
+) -> LoadedSpecs:
+    """Load all waves, environments and networks, or only one wave with its environment. Never raises.
+
+    :param networks_folder: None: no network is loaded.
+    """
+    environments = Environments(environments_folder)
     issues: list[Issue] = []
-    waves: dict[str, LoadedWave] = {}
+    waves: dict[str, AnyLoaded] = {}
     for path in [waves_folder / f"{only}{SUFFIX}"] if only else spec_files(waves_folder, issues):
-        loaded, found = environments.wave(path)
+        loaded, found = isolated(path, lambda document: landed(document, environments))
         issues += found
         if loaded:
             waves[loaded.wave.wave] = loaded
+    networks: dict[str, LoadedNetwork] = {}
     if not only:
+        if networks_folder is not None:
+            networks = _networks(Networks(networks_folder, environments), issues)
         for path in spec_files(environments_folder, issues):
             if path.stem != PRINCIPALS:
                 environments.get(path.stem)
         environments.principals()
-    return LoadedSpecs(waves, environments.valid, tuple(dict.fromkeys((*issues, *environments.issues))))
+    return LoadedSpecs(waves, environments.valid, networks, tuple(dict.fromkeys((*issues, *environments.issues))))
 
 
-def _isolated(path: Path, read: Callable[[], _Read[T]]) -> _Read[T]:
-    """Read one file. Whatever happens is a problem of this file, and no other file notices."""
-    try:
-        value, issues = read()
-    except Exception as error:  # no case is known; without this, one file would take the DAGs of all waves away
-        log.exception("wavelift failed on %s", shown(path))
-        return None, [fault(path, error)]
-    if len(issues) > MAX_PROBLEMS:
-        more = f"more than {MAX_PROBLEMS} problems; correct those that are listed first"
-        issues = [*issues[:MAX_PROBLEMS], Issue(shown(path), 0, (), more)]
-    return value, issues
+def load_networks(networks_folder: Path, environments_folder: Path, *, only: str | None = None) -> LoadedSpecs:
+    """Load all networks with their environments, or only one. Never raises.
+
+    :param only: without a look at the other files.
+    """
+    environments = Environments(environments_folder)
+    networks, issues = Networks(networks_folder, environments), list[Issue]()
+    found = _networks(networks, issues, only=only)
+    return LoadedSpecs({}, environments.valid, found, tuple(dict.fromkeys((*issues, *environments.issues))))
 
 
-class _Environments:
-    """The environments of a folder. Each is read once, when it is first needed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._read: dict[str, Environment | None] = {}
-        self._principals: list[Principals | None] = []
-        self.issues: list[Issue] = []
-
-    @property
-    def valid(self) -> dict[str, Environment]:
-        return {name: environment for name, environment in self._read.items() if environment}
-
-    def get(self, name: str) -> Environment | None:
-        if name not in self._read:
-            path = self.folder / f"{name}{SUFFIX}"
-            environment, issues = _isolated(path, lambda: self.environment(Document(path)))
-            self.issues += issues
-            self._read[name] = environment
-        return self._read[name]
-
-    def principals(self) -> Principals | None:
-        """The groups and vCenter principals; None: their file has errors. Without the file there are none."""
-        if not self._principals:
-            found, issues = self._groups()
-            self.issues += issues
-            self._principals.append(found)
-        return self._principals[0]
-
-    def _groups(self) -> _Read[Principals]:
-        """A link that leads nowhere, and a file of the other suffix, are meant to be the file: not "no file"."""
-        path = self.folder / f"{PRINCIPALS}{SUFFIX}"
-        if os.path.lexists(path):
-            return _isolated(path, lambda: _principals(Document(path)))
-        other = path.with_suffix(OTHER_SUFFIX)
-        return (None, [_unread(other)]) if os.path.lexists(other) else (Principals(), [])
-
-    def environment(self, document: Document) -> _Read[Environment]:
-        """The environment of a file, or its issues. Its groups must be known, unless their file has errors."""
-        environment, issues = _environment(document)
-        principals = self.principals()
-        if environment is None or environment.may is None or principals is None:
-            return environment, issues
-        issues += [document.issue(problem) for problem in unknown_groups(environment.may, principals)]
-        return (None if issues else environment), issues
-
-    def wave(self, path: Path) -> _Read[LoadedWave]:
-        """The wave of a file with its environment, or its issues."""
-        return _isolated(path, lambda: self._landing(Document(path)))
-
-    def _landing(self, document: Document) -> _Read[LoadedWave]:
-        wave, partial, issues = _wave(document)
-        checked = wave or partial
-        if checked is None:
-            return None, issues
-        environment, missing = self.named(checked.environment)
-        if environment is None:
-            return None, [*issues, document.issue(Problem(("environment",), missing))]
-        wrong_source = any(issue.path[:1] == ("source",) for issue in issues)
-        issues += [
-            document.issue(problem)
-            for problem in _of_real(checked, landing_problems(checked, environment))
-            if not (wrong_source and problem.path[0] == "source")
-        ]
-        if wave is None or issues:
-            return None, issues
-        return LoadedWave(wave, environment, WaveShape.of(wave, environment)), []
-
-    def named(self, name: str) -> tuple[Environment | None, str]:
-        """The environment of this name that may be used, or why there is none."""
-        path = self.folder / f"{name}{SUFFIX}"
-        if not path.exists() or name == PRINCIPALS:
-            known = sorted(file.stem for file in self.folder.glob(f"*{SUFFIX}") if file.stem != PRINCIPALS)
-            what = f"{shown(path)} is no environment" if name == PRINCIPALS else f"there is no {shown(path)}"
-            return None, f"{what}{did_you_mean(name, known)}; {allowed(known)}"
-        environment = self.get(name)
-        if environment is not None and self.principals() is None:
-            return None, f"{shown(path.with_stem(PRINCIPALS))} has errors; correct them first"
-        return environment, f"{shown(path)} has errors; correct them first"
-
-
-def _wave(document: Document) -> tuple[Wave | None, Wave | None, list[Issue]]:
-    """Three values: the wave if it is valid, the readable part of the wave, and the issues."""
-    if document.value is None:
-        return None, None, document.issues
-    wave, problems, whole = validated(Wave, document.value)
-    if wave is not None:
-        problems += _of_real(wave, [*wave_problems(wave), *unknown_checks(wave)])
-        problems += _wrong_stem(document, "wave", wave.wave)
-    issues = [*document.issues, *(document.issue(problem) for problem in problems)]
-    return (wave if whole and not issues else None), wave, issues
-
-
-def _of_real(wave: Wave, problems: list[Problem]) -> list[Problem]:
-    """The problems without those of placeholder servers, which replace entries that have errors themselves."""
-    standing_in = {
-        ("servers", index) for index, server in enumerate(wave.servers) if (server.name or "").startswith(PLACEHOLDER)
-    }
-    return [problem for problem in problems if problem.path[:2] not in standing_in]
-
-
-def _environment(document: Document) -> _Read[Environment]:
-    if document.value is None:
-        return None, document.issues
-    environment, problems, whole = validated(Environment, document.value)
-    if environment is None:  # something else is missing: all that a file needs is told at once
-        problems += missing_keys(document.value.get("account", ""), document.value.get("may"))
-    else:
-        told = {problem.path[:1] for problem in problems}  # a wrong value was left out, and is not missing
-        problems += [problem for problem in environment_problems(environment) if problem.path not in told]
-        problems += _wrong_stem(document, "environment", environment.environment)
-    issues = [*document.issues, *(document.issue(problem) for problem in problems)]
-    return (environment if whole and not issues else None), issues
-
-
-def _principals(document: Document) -> _Read[Principals]:
-    if document.value is None:
-        return None, document.issues
-    principals, problems, whole = validated(Principals, document.value)
-    issues = [*document.issues, *(document.issue(problem) for problem in problems)]
-    return (principals if whole and not issues else None), issues
-
-
-def _wrong_stem(document: Document, key: str, name: str) -> list[Problem]:
-    stem = document.path.stem
-    if name == stem:
-        return []
-    return [
-        Problem(
-            (key,),
-            f"'{name}' must equal the file's name: write '{key}: {stem}', or rename the file to '{name}{SUFFIX}'",
-        )
-    ]
-
-
-def spec_files(folder: Path, issues: list[Issue]) -> list[Path]:
-    """The spec files of a folder, sorted by name. A missing folder and a file with suffix ``.yml`` are issues."""
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        issues.append(Issue(str(folder), 0, (), f"the folder can't be read: {error.strerror or error}"))
-        return []
-    issues += [_unread(entry) for entry in entries if entry.suffix == OTHER_SUFFIX]
-    return [entry for entry in entries if entry.suffix == SUFFIX]
-
-
-def _unread(path: Path) -> Issue:
-    return Issue(shown(path), 0, (), f"wavelift does not read this file: rename it to '{path.stem}{SUFFIX}'")
-
-
-def _or_raise(value: T | None, issues: Iterable[Issue]) -> T:
-    found = list(issues)
-    if value is None or found:
-        raise SpecError(format_errors(found))
-    return value
+def _networks(networks: Networks, issues: list[Issue], *, only: str | None = None) -> dict[str, LoadedNetwork]:
+    valid = {}
+    for path in [networks.folder / f"{only}{SUFFIX}"] if only else networks.paths(issues):
+        loaded, found = networks.network(path, alone=only is not None)
+        issues += found
+        if loaded:
+            valid[loaded.network.network] = loaded
+    return valid

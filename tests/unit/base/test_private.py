@@ -51,7 +51,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "ledger": open_ledger,
     "journal": write_journal,
     "line": lambda folder: SharedLine(folder, lambda: 1000.0).take(1 << 20, CancelFlag()),
-    "last valid specs": lambda folder: LastValid(folder).keep(WaveShape.fallback("shop")),
+    "last valid specs": lambda folder: LastValid(folder, WaveShape).keep(WaveShape.fallback("shop")),
     "rates": lambda folder: note_rate(folder, LEAST_BYTES, 1.0),
 }
 

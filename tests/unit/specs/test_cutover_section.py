@@ -152,7 +152,7 @@ def test_an_installed_check_is_known(folders: Folders, monkeypatch: pytest.Monke
     text = wave(section=SECTION.replace("{kind: tcp, port: 443}", "{kind: ledger-open, arguments: {who: web01}}"))
     assert any("no check 'ledger-open' is installed" in issue for issue in issues(folders, text))
     entry = {"ledger-open": EntryPoint("ledger-open", "acme.checks:ledger", "wavelift.checks")}
-    monkeypatch.setattr(installed, "installed_checks", lambda: entry)
+    monkeypatch.setattr(installed, "installed", lambda group: entry)
     assert issues(folders, text) == []
 
 

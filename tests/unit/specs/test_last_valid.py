@@ -155,7 +155,7 @@ def test_nothing_is_written_when_nothing_changed(folders: Any) -> None:
     usable(folders, "erp")
     after = file.stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    kept, shape = LastValid(folders.kept), WaveShape(wave="erp", description="other")
+    kept, shape = LastValid(folders.kept, WaveShape), WaveShape(wave="erp", description="other")
     assert kept.keep(shape)
     assert not kept.keep(shape)
     assert kept.load("erp") == shape
@@ -179,7 +179,7 @@ def test_nothing_is_written_when_nothing_changed(folders: Any) -> None:
 def test_a_damaged_copy_counts_as_none(folders: Any, content: str) -> None:
     folders.kept.mkdir(parents=True)
     (folders.kept / "erp.json").write_text(content)
-    assert LastValid(folders.kept).load("erp") is None
+    assert LastValid(folders.kept, WaveShape).load("erp") is None
 
 
 def test_a_copy_of_another_wave_is_not_taken(folders: Any) -> None:
@@ -202,11 +202,11 @@ def test_the_copy_holds_the_shape_and_no_plan(folders: Any) -> None:
     shape = usable(folders).shapes["erp"]
     kept = json.loads((folders.kept / "erp.json").read_text())
     assert (kept["format"], set(kept["shape"])) == (2, set(WaveShape.__dataclass_fields__))
-    assert LastValid(folders.kept).load("erp") == shape
+    assert LastValid(folders.kept, WaveShape).load("erp") == shape
     assert "subnet-aaaa0002" not in json.dumps(kept)
 
 
 def test_a_copy_that_is_no_file_does_not_block(folders: Any) -> None:
     folders.kept.mkdir(parents=True)
     os.mkfifo(folders.kept / "erp.json")
-    assert LastValid(folders.kept).load("erp") is None
+    assert LastValid(folders.kept, WaveShape).load("erp") is None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.depth import examples
 from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
-from wavelift.specs import check_file, format_errors, load, load_folder, usable_waves
+from wavelift.specs import check_file, files, format_errors, load_folder, usable_waves
 from wavelift.specs.document import MAX_BYTES, MAX_VALUES, Document
 
 pytestmark = pytest.mark.unit
@@ -232,7 +232,7 @@ def test_a_fault_in_wavelift_is_an_issue_of_the_file(
             raise error
         return Document(path)
 
-    monkeypatch.setattr(load, "Document", read)
+    monkeypatch.setattr(files, "Document", read)
     found = usable_waves(two.waves, two.environments, two.kept)
     assert list(found.shapes) == ["crm", "erp"]
     assert not found.waves["crm"].stale

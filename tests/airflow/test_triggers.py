@@ -13,6 +13,7 @@ from airflow.serialization.serialized_objects import BaseSerialization
 from tests.contexts import run_context
 
 from wavelift.airflow.triggers import imports, slots, wait
+from wavelift.airflow.triggers.hcx import HcxFollowTrigger
 from wavelift.airflow.triggers.imports import ImportSlotTrigger, ImportWatchTrigger
 from wavelift.airflow.triggers.instant import DagRunTrigger, InstantTrigger
 from wavelift.airflow.triggers.owned_imports import ImportImageTrigger
@@ -136,6 +137,7 @@ def test_a_cancelled_watcher_leaves_the_question() -> None:
         EbsSnapshotsTrigger(snapshot_ids=["snap-1", "snap-2"], **AWS),
         ReplicationRunTrigger(run_id="run-0123456789ab", poll_seconds=5.0),
         InstantTrigger(at="2026-12-05T22:00:00+01:00"),
+        HcxFollowTrigger(hcx_conn_id="hcx1", migration_ids=["m-1", "m-2"], poll_seconds=5.0, within_seconds=60.0),
         DagRunTrigger(dag_id="erp.replicate", run_id="cutover__r1_1", poll_seconds=5.0),
     ],
     ids=lambda trigger: type(trigger).__name__,

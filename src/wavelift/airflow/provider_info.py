@@ -1,4 +1,4 @@
-"""Provider metadata for Airflow: hooks, the ``vsphere`` connection form, links and ``[wavelift]`` settings."""
+"""Provider metadata for Airflow: hooks, the forms of connections, links and ``[wavelift]`` settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VSPHERE_CHOICES: Final = {
     "esxi_mode": ("vcenter", "ca", "pin", "ignore"),
     "vddk_compression": ("none", "zlib", "fastlz", "skipz"),
 }
-"""Form fields with a list of values. The first value is the default."""
+"""Form fields with a list of values. The first value is the default. Every form has ``certificate_mode``."""
 
 
 def _choice(field: str, label: str, description: str) -> dict[str, Any]:
@@ -99,6 +99,37 @@ VSPHERE_CONNECTION: dict[str, Any] = {
     },
 }
 
+
+def _rest_fields(system: str) -> dict[str, Any]:
+    """TLS policy and proxy of a system with a REST API (:mod:`wavelift.airflow.hooks.rest`)."""
+    return {
+        "certificate_mode": _choice(
+            "certificate_mode", f"{system} certificate", "verify, pin a thumbprint, or ignore (logs a warning)"
+        ),
+        "thumbprint": _text(f"{system} thumbprint", "SHA-256 or SHA-1, for certificate mode thumbprint"),
+        "ca_bundle": _text(
+            "CA bundle",
+            f"PEM file on the machine that runs the task, with the authority of {system}, or of a proxy that signs TLS "
+            "anew",
+        ),
+        "proxy": _text("HTTP proxy", f"http://host:port, if there is a proxy in front of {system}; its login is below"),
+        "proxy_user": _text("Proxy user", "for password login (Basic); NTLM and Kerberos are not supported"),
+        "proxy_password": _password("Proxy password", "of the proxy user"),
+    }
+
+
+HCX_CONNECTION: dict[str, Any] = {
+    "connection-type": "hcx",
+    "hook-class-name": "wavelift.airflow.hooks.hcx.HcxHook",
+    "hook-name": "VMware HCX (wavelift)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "extra"],
+        "relabeling": {"host": "HCX manager host name", "login": "User"},
+        "placeholders": {"host": "hcx.example.com", "port": "443", "login": "administrator@vsphere.local"},
+    },
+    "conn-fields": _rest_fields("HCX"),
+}
+
 CONFIG: dict[str, Any] = {
     SECTION: {
         "description": "Waves of virtual machines from VMware to Amazon EC2.",
@@ -116,15 +147,17 @@ def get_provider_info() -> dict[str, Any]:
         "versions": [__version__],
         "hooks": [
             {"integration-name": "VMware vCenter", "python-modules": ["wavelift.airflow.hooks.vsphere"]},
+            {"integration-name": "VMware HCX", "python-modules": ["wavelift.airflow.hooks.hcx"]},
             {"integration-name": "AWS VM Import", "python-modules": ["wavelift.airflow.hooks.vm_import"]},
         ],
-        "connection-types": [VSPHERE_CONNECTION],
+        "connection-types": [VSPHERE_CONNECTION, HCX_CONNECTION],
         "operators": [{"integration-name": "wavelift", "python-modules": ["wavelift.operators"]}],
         "sensors": [{"integration-name": "wavelift", "python-modules": ["wavelift.sensors"]}],
         "triggers": [
             {
                 "integration-name": "wavelift",
                 "python-modules": [
+                    "wavelift.airflow.triggers.hcx",
                     "wavelift.airflow.triggers.imports",
                     "wavelift.airflow.triggers.replication_runs",
                     "wavelift.airflow.triggers.slots",

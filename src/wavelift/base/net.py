@@ -282,6 +282,21 @@ def _told(der: bytes) -> str:
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and whatever it was made of: botocore keeps that in ``kwargs``, urllib3 in attributes and arguments."""
+    waiting, seen = [error], set()
+    while waiting:
+        each = waiting.pop(0)
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        kwargs = getattr(each, "kwargs", None)
+        inner = [each.__cause__, each.__context__, getattr(each, "reason", None), getattr(each, "original_error", None)]
+        inner += [kwargs.get("error") if isinstance(kwargs, dict) else None, *each.args]
+        waiting += [one for one in inner if isinstance(one, BaseException)]
+
+
 def tls_fault(error: ssl.SSLError) -> TlsFault:
     """The kind of TLS fault of ``error``."""
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
 from wavelift.base.errors import SpecError, TlsError, WaveliftError
-from wavelift.base.net import PKIX, tls_fault
+from wavelift.base.net import PKIX, causes, tls_fault
 from wavelift.base.tunnel import LOGIN_WANTED, Proxy, ProxyAway, ProxyRefused, offered_logins, proxy_error
 
 PROXY_FIELDS: Final = (
@@ -26,21 +25,6 @@ _REFUSED: Final = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)")
 _NO_PATH: Final = re.compile(
     r"self[- ]signed certificate|unable to (get|verify)|unable to find valid cert", re.IGNORECASE
 )
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and whatever it was made of: botocore keeps that in ``kwargs``, urllib3 in attributes and arguments."""
-    waiting, seen = [error], set()
-    while waiting:
-        each = waiting.pop(0)
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        kwargs = getattr(each, "kwargs", None)
-        inner = [each.__cause__, each.__context__, getattr(each, "reason", None), getattr(each, "original_error", None)]
-        inner += [kwargs.get("error") if isinstance(kwargs, dict) else None, *each.args]
-        waiting += [one for one in inner if isinstance(one, BaseException)]
 
 
 def refused_login(error: BaseException) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 Controller = Literal["pvscsi", "lsi", "lsilogic", "lsisas", "sata", "ide", "nvme"]
+NetworkKind = Literal["standard", "distributed", "nsx", "opaque"]
+"""An NSX segment is a distributed port group of kind nsx on a newer switch, and an opaque network on an older one."""
 Certificate = Literal["ca", "self_signed", "expired", "wrong_name"]
 
 
@@ -36,7 +38,7 @@ class SimNic:
 
     ips: Sequence[str] = ()
     network: str = "VM Network"
-    network_kind: Literal["standard", "distributed", "opaque"] = "standard"
+    network_kind: NetworkKind = "standard"
     """Of its network, which the first card that names it makes."""
     kind: Literal["vmxnet3", "vmxnet2", "e1000", "e1000e", "pcnet32"] = "vmxnet3"
     start_connected: bool = True
@@ -103,6 +105,15 @@ class SimVm:
     """The product name of an appliance."""
     on_delta: bool = False
     """Its disks run on delta files, but its snapshot tree is empty and vCenter does not ask for consolidation."""
+    uuid: str = ""
+    """Of its BIOS; "": made from where it lies."""
+    instance_uuid: str = ""
+    pool: str = ""
+    """A resource pool below the cluster's root pool, as "Compute/Web"."""
+    inner_ips: Sequence[str] = ()
+    """Addresses that VMware Tools report of interfaces inside the guest, such as docker0, which no card has."""
+    tools_after: float = 0.0
+    """Seconds from a start until VMware Tools report."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,13 @@ class Options(TypedDict, total=False):
     extra_vms: int
     api_version: str
     cache_bodies: bool
+    instance_uuid: str
+
+
+def to_plain(vm: SimVm) -> dict[str, Any]:
+    """As JSON has it."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(vm), default=str))
+    return plain
 
 
 def to_json(
@@ -178,10 +196,6 @@ def to_json(
     options: Options | None = None,
 ) -> str:
     """The text of the inventory file. The readiness line names the first user."""
-
-    def plain(value: object) -> Any:
-        return str(value) if isinstance(value, Path) else value
-
     return json.dumps(
         {
             "options": options or {},
@@ -190,6 +204,6 @@ def to_json(
             "datastores": [asdict(d) for d in datastores],
             "vms": [asdict(v) for v in vms],
         },
-        default=plain,
+        default=str,
         indent=1,
     )

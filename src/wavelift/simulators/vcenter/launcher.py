@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import shutil
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
@@ -16,12 +17,15 @@ from wavelift.simulators.vcenter.build import ensure_binary
 from wavelift.simulators.vcenter.inventory import (
     ADMIN,
     DEFAULT_HOSTS,
+    NetworkKind,
     Options,
     SimDatastore,
     SimHost,
+    SimNic,
     SimUser,
     SimVm,
     to_json,
+    to_plain,
 )
 
 
@@ -77,8 +81,83 @@ class VCenterControl(Control):
         of `power_loss=True` (HA restarts it elsewhere), `grow={"disk": 0, "capacity": n}`, `remove_disk=0`,
         `add_disk={"capacity": n, "unit": 3}` (the fields of SimDisk), `place={"disk": 0, "unit": 3}` (a disk that is
         there takes the old place), `revert_to="snapshot"`, `leave_delta=True`, `start_by="ha"` (or "autostart": it is
-        powered on by nobody). `shutdown={"how": "reboot"}` (the fields of SimShutdown) is for requests from then on."""
+        powered on by nobody), `snapshot="its name"`, `remove_snapshots=True`, `cdrom="[datastore1] tools.iso"` (or ""),
+        `template=True`. `shutdown={"how": "reboot"}` (the fields of SimShutdown) is for requests from then on."""
         self.control("POST", "vm", {"vm": vm, **fields})
+
+    # --- what leaves one vCenter and appears in another ---
+
+    def inventory(self) -> dict[str, Any]:
+        """`instance_uuid` of the vCenter, and with `moref`, `name` and `path` each of its `networks`, `datacenters`,
+        `clusters`, `folders`, `pools`, `datastores` and `hosts`."""
+        found: dict[str, Any] = self.control("GET", "inventory")
+        return found
+
+    def add_network(
+        self,
+        name: str,
+        kind: NetworkKind = "standard",
+        *,
+        folder: str = "",
+        key: str = "",
+        segment: str = "",
+        id: str = "",
+    ) -> dict[str, Any]:
+        """Add a network; its `moref`, `path`, `key` (of a port group) and `id` (of a segment's logical switch).
+
+        :param folder: below the data centre's network folder; it is made. :param segment: the NSX segment's path, by
+            which it is found too. Only segments may have the name of another network in their folder.
+        """
+        order = {"name": name, "kind": kind, "folder": folder, "key": key, "segment": segment, "id": id}
+        found: dict[str, Any] = self.control("POST", "network/add", order)
+        return found
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network, by name, path, moref or segment. Raises SimulatorError when a card is on it."""
+        self.control("POST", "network/remove", {"network": network})
+
+    def add_folder(self, path: str) -> str:
+        """Make a folder of VMs, as "prod/web"; its moref. One that is there already stays."""
+        return str(self.control("POST", "folder/add", {"path": path})["moref"])
+
+    def add_pool(self, path: str) -> str:
+        """Make a resource pool below the cluster's root pool, as "Compute/Web"; its moref."""
+        return str(self.control("POST", "pool/add", {"path": path})["moref"])
+
+    def add_vm(self, vm: SimVm | Mapping[str, Any]) -> dict[str, Any]:
+        """Add a VM: a SimVm, or the `spec` that another vCenter's `get_vm` gave. Answers its `moref`, `path`, `uuid`,
+        `instance_uuid` and `nics`.
+
+        Folder, pool, datastore and networks are named by name, path or moref and must be there. Without UUIDs it gets
+        new ones. Raises SimulatorError: one is missing or ambiguous, or the name or instance UUID is taken.
+        """
+        order = to_plain(vm) if isinstance(vm, SimVm) else dict(vm)
+        found: dict[str, Any] = self.control("POST", "vm/add", order)
+        return found
+
+    def get_vm(self, vm: str) -> dict[str, Any]:
+        """All of a VM as it is now, and as `spec` the order that makes the same elsewhere, with empty disks."""
+        found: dict[str, Any] = self.control("GET", f"vm/get?{urllib.parse.urlencode({'vm': vm})}")
+        return found
+
+    def remove_vm(self, vm: str) -> None:
+        """Take a VM away with its files, at once and also while it is on: it lives on elsewhere."""
+        self.control("POST", "vm/remove", {"vm": vm})
+
+    def rename_vm(self, vm: str, name: str) -> None:
+        self.control("POST", "vm/rename", {"vm": vm, "name": name})
+
+    def add_nic(self, vm: str, nic: SimNic) -> list[dict[str, Any]]:
+        """Add a card; all cards of the VM."""
+        found: list[dict[str, Any]] = self.control("POST", "vm/nic", {"vm": vm, "add": asdict(nic)})["nics"]
+        return found
+
+    def set_nic(self, vm: str, *, key: int = 0, mac: str = "", **change: Any) -> list[dict[str, Any]]:
+        """Change the card of this key or MAC: `network="its new one"` (the MAC stays), `connected=False`, `ips=[…]`, or
+        `remove=True`. Answers all cards of the VM."""
+        order = {"vm": vm, "key": key, "mac": mac, **change}
+        found: list[dict[str, Any]] = self.control("POST", "vm/nic", order)["nics"]
+        return found
 
     def set_datastore(self, name: str, *, free: int) -> None:
         """Set the free bytes; clients see the new value after a RefreshDatastore."""
@@ -142,6 +221,7 @@ class VCenterSimulator(VCenterControl):
         self.hosts: dict[str, dict[str, Any]] = ready["hosts"]
         self.esxi_port: int = ready["esxi_port"]
         self.pid: int = ready["pid"]
+        self.instance_uuid: str = ready["instance_uuid"]
 
     def reset(
         self,

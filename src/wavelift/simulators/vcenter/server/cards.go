@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -22,66 +20,6 @@ var cardKinds = map[string]func() types.BaseVirtualDevice{
 	"e1000":   func() types.BaseVirtualDevice { return &types.VirtualE1000{} },
 	"e1000e":  func() types.BaseVirtualDevice { return &types.VirtualE1000e{} },
 	"pcnet32": func() types.BaseVirtualDevice { return &types.VirtualPCNet32{} },
-}
-
-// lan is a network as a card sees it.
-type lan struct {
-	*mo.Network
-	backing types.BaseVirtualDeviceBackingInfo
-}
-
-// lan finds a card's network, or makes it.
-func (b *builder) lan(spec nicSpec) (lan, error) {
-	m := b.sim.model.Map()
-	folder := m.Get(b.folders.NetworkFolder.Reference()).(*simulator.Folder)
-	name := orElse(spec.Network, "VM Network")
-	entity := m.FindByName(name, folder.ChildEntity)
-	if entity == nil {
-		made, err := newNetwork(orElse(spec.NetworkKind, "standard"), name)
-		if err != nil {
-			return lan{}, err
-		}
-		m.PutEntity(folder, made)
-		folder.ChildEntity = append(folder.ChildEntity, made.Reference())
-		entity = made
-	}
-	switch n := entity.(type) {
-	case *mo.Network:
-		ref := n.Self
-		return lan{n, &types.VirtualEthernetCardNetworkBackingInfo{
-			VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: name}, Network: &ref,
-		}}, nil
-	case *simulator.DistributedVirtualPortgroup:
-		n.Key = n.Self.Value
-		return lan{&n.Network, &types.VirtualEthernetCardDistributedVirtualPortBackingInfo{
-			Port: types.DistributedVirtualSwitchPortConnection{SwitchUuid: fakeUUID("dvs"), PortgroupKey: n.Key, PortKey: "8"},
-		}}, nil
-	case *mo.OpaqueNetwork:
-		return lan{&n.Network, &types.VirtualEthernetCardOpaqueNetworkBackingInfo{
-			OpaqueNetworkId: name, OpaqueNetworkType: "nsx.LogicalSwitch",
-		}}, nil
-	}
-	return lan{}, fmt.Errorf("%q is no network", name)
-}
-
-func newNetwork(kind, name string) (mo.Entity, error) {
-	var base *mo.Network
-	var entity mo.Entity
-	switch kind {
-	case "standard":
-		base = &mo.Network{}
-		entity = base
-	case "distributed":
-		group := &simulator.DistributedVirtualPortgroup{}
-		base, entity = &group.Network, group
-	case "opaque":
-		opaque := &mo.OpaqueNetwork{}
-		base, entity = &opaque.Network, opaque
-	default:
-		return nil, fmt.Errorf("a network is standard, distributed or opaque, not %q", kind)
-	}
-	base.Name, base.ManagedEntity.Name = name, name
-	return entity, nil
 }
 
 // cards completes the VM's cards: without an entry in the inventory, one that holds the VM's address.
@@ -165,8 +103,8 @@ func (v *vmState) editCard(device, wanted types.BaseVirtualDevice) types.BaseMet
 	}
 	is := device.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard()
 	to := wanted.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard()
-	if !reflect.DeepEqual(is.Backing, to.Backing) || is.MacAddress != to.MacAddress {
-		return &types.NotSupported{}
+	if !reflect.DeepEqual(is.Backing, to.Backing) || orElse(to.MacAddress, is.MacAddress) != is.MacAddress {
+		return &types.NotSupported{} // an edit without an address keeps the card's
 	}
 	connectable := *to.Connectable
 	connectable.Connected = connectable.Connected && v.running() // only a running VM has connected cards
@@ -301,6 +239,9 @@ func (v *vmState) guestNet() []types.GuestNicInfo {
 		return nil
 	}
 	var net []types.GuestNicInfo
+	if inner := v.spec.InnerIPs; len(inner) > 0 {
+		net = append(net, types.GuestNicInfo{Connected: true, DeviceConfigId: -1, IpAddress: append([]string{}, inner...)})
+	}
 	for _, card := range ethernet(v.vm.Config.Hardware.Device) {
 		info := types.GuestNicInfo{
 			Network: card.DeviceInfo.GetDescription().Summary, MacAddress: card.MacAddress,

@@ -66,6 +66,7 @@ func (s *sim) controlHandler(ready map[string]any) http.Handler {
 	on("POST /_sim/sessions/expire", s.controlExpire)
 	on("POST /_sim/migrate", s.controlMigrate)
 	on("POST /_sim/vm", s.controlVM)
+	s.inventoryCalls(on)
 	on("POST /_sim/datastore", s.controlDatastore)
 	on("POST /_sim/clock", s.controlClock)
 	on("POST /_sim/events/forget", s.controlForget)
@@ -217,6 +218,10 @@ type vmOrder struct {
 	RevertTo      string    `json:"revert_to"` // name or moref of a snapshot
 	LeaveDelta    bool      `json:"leave_delta"`
 	StartBy       string    `json:"start_by"` // ha | autostart
+	Snapshot      string    `json:"snapshot"` // the name of a new one
+	NoSnapshots   bool      `json:"remove_snapshots"`
+	Cdrom         *string   `json:"cdrom"` // an ISO's datastore path; "": none is mounted
+	Template      *bool     `json:"template"`
 
 	Shutdown *shutdownSpec `json:"shutdown"` // from now on
 }
@@ -290,6 +295,14 @@ func (v *vmState) rebuild(ctx *simulator.Context, order *vmOrder) error {
 		return v.leaveDelta(ctx)
 	case order.StartBy != "":
 		return v.startByItself(ctx, order.StartBy)
+	case order.Snapshot != "":
+		v.snapshotNow(ctx, order.Snapshot, "made by the control endpoint", false)
+	case order.NoSnapshots:
+		return v.dropSnapshots(ctx)
+	case order.Cdrom != nil:
+		v.mount(ctx, *order.Cdrom)
+	case order.Template != nil:
+		return v.markTemplate(ctx, *order.Template)
 	}
 	return nil
 }

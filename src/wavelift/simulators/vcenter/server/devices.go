@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
@@ -177,10 +176,7 @@ func (v *vmState) addHardware(dir string, find func(nicSpec) (lan, error)) error
 		if err != nil {
 			return fmt.Errorf("network card %d: %w", i, err)
 		}
-		if !slices.Contains(vm.Network, on.Self) {
-			vm.Network = append(vm.Network, on.Self)
-			on.Vm = append(on.Vm, vm.Self)
-		}
+		v.join(on)
 	}
 	vm.Config.Hardware.Device = h.list
 	vm.Summary.Config.NumVirtualDisks = int32(len(v.disks))
@@ -211,7 +207,7 @@ func (v *vmState) addDisk(device *types.VirtualDisk, spec diskSpec, label string
 	}
 	name := device.Backing.(types.BaseVirtualDeviceFileBackingInfo).GetVirtualDeviceFileBackingInfo().FileName
 	d := &disk{
-		key: device.Key, label: label, capacity: spec.Capacity, base: from, raw: spec.Raw, descriptor: name, dir: v.dir, guard: &v.mu, thick: spec.Thick,
+		spec: spec, key: device.Key, label: label, capacity: spec.Capacity, base: from, raw: spec.Raw, descriptor: name, dir: v.dir, guard: &v.mu, thick: spec.Thick,
 		frozenBy: orElse(spec.Mode, "persistent") == "persistent" && spec.RDM != "physical",
 	}
 	d.tip = d.newLayer(nil, name)

@@ -32,6 +32,9 @@ func (s *sim) handle(ctx *simulator.Context, call *simulator.Method) (mo.Referen
 	user := ""
 	if ctx.Session != nil {
 		user = ctx.Session.UserName
+		if user == "" {
+			return nil, nil // no client: our own builder
+		}
 	}
 	s.counters.method(call.Name)
 	v, snap := s.target(call.This)
@@ -63,13 +66,13 @@ func (s *sim) handle(ctx *simulator.Context, call *simulator.Method) (mo.Referen
 		return s.divert(call, &tickets{helper: helper{sim: s}}, "AcquireGenericServiceTicket"), nil
 	}
 	if v == nil {
-		return nil, nil
+		return nil, s.refuseCards(call)
 	}
 	if v.leaseHeld() && blockedByLease[call.Name] {
 		return nil, &types.InvalidState{}
 	}
 	if !ours[call.Name] {
-		return nil, nil
+		return nil, s.refuseCards(call)
 	}
 	e2 := &machine{helper: helper{sim: s}, v: v, snap: snap}
 	return s.divert(call, e2, ""), nil

@@ -29,6 +29,7 @@ type builder struct {
 	folders *object.DatacenterFolders
 	hosts   map[string]types.ManagedObjectReference
 	taken   map[string]bool // directories on datastores
+	strict  bool            // places and networks must be there already
 }
 
 func (s *sim) build(inv *inventory) error {
@@ -65,7 +66,7 @@ func (s *sim) build(inv *inventory) error {
 		}
 	}
 	for i := range inv.VMs {
-		if err := b.vm(&inv.VMs[i]); err != nil {
+		if _, err := b.vm(&inv.VMs[i]); err != nil {
 			return fmt.Errorf("virtual machine %s: %w", inv.VMs[i].Name, err)
 		}
 	}
@@ -78,7 +79,9 @@ func (s *sim) build(inv *inventory) error {
 	for _, v := range s.all() {
 		v.layout() // once more, now that it shows what its datastore is
 	}
-	return b.extraVMs(inv.Options.ExtraVMs)
+	err = b.extraVMs(inv.Options.ExtraVMs)
+	b.strict, s.builder = true, b
+	return err
 }
 
 func (b *builder) host(spec hostSpec) error {
@@ -174,9 +177,13 @@ func hashID(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// folder finds or makes a path below the datacenter's vm folder; its parts are names as vSphere stores them.
+// folder finds or makes a path below the datacenter's vm folder; its parts are names as vSphere stores them. An id of a
+// folder is one too.
 func (b *builder) folder(name string) (*object.Folder, error) {
 	at := b.folders.VmFolder
+	if ref := (types.ManagedObjectReference{Type: "Folder", Value: name}); b.sim.model.Map().Get(ref) != nil {
+		return object.NewFolder(b.client, ref), nil
+	}
 	for _, part := range strings.Split(strings.Trim(name, "/"), "/") {
 		if part == "" {
 			continue
@@ -184,8 +191,14 @@ func (b *builder) folder(name string) (*object.Folder, error) {
 		m := b.sim.model.Map()
 		parent := m.Get(at.Reference()).(*simulator.Folder)
 		if child := m.FindByName(part, parent.ChildEntity); child != nil {
+			if child.Reference().Type != "Folder" {
+				return nil, badRequest("%q is no folder", part)
+			}
 			at = object.NewFolder(b.client, child.Reference())
 			continue
+		}
+		if b.strict {
+			return nil, badRequest("no folder %q", name)
 		}
 		child, err := at.CreateFolder(b.ctx, plain.Replace(part)) // which escapes it again
 		if err != nil {
@@ -210,47 +223,62 @@ func (b *builder) directory(datastore, name string) string {
 	}
 }
 
-func (b *builder) vm(spec *vmSpec) error {
+func (b *builder) vm(spec *vmSpec) (*vmState, error) {
 	folder, err := b.folder(spec.Folder)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	datastore := orElse(spec.Datastore, b.inv.Datastores[0].Name)
-	dir := b.directory(datastore, onDisk(spec.Name))
-	config := types.VirtualMachineConfigSpec{
-		Name: spec.Name, GuestId: orElse(spec.GuestID, "otherGuest"), Firmware: orElse(spec.Firmware, "bios"),
-		Annotation: spec.Annotation, NumCPUs: orElse(spec.Cpus, 2), MemoryMB: orElse(spec.MemoryMB, 2048),
-		Version: orElse(spec.Hardware, "vmx-19"),
-		Files:   &types.VirtualMachineFileInfo{VmPathName: fmt.Sprintf("[%s] %s/%s.vmx", datastore, dir, onDisk(spec.Name))},
+	pool, err := b.poolAt(spec.Pool)
+	if err != nil {
+		return nil, err
 	}
-	if spec.SecureBoot {
-		config.BootOptions = &types.VirtualMachineBootOptions{EfiSecureBootEnabled: types.NewBool(true)}
+	if spec.Datastore, err = b.datastoreName(spec.Datastore); err != nil {
+		return nil, err
+	}
+	if err := b.checkCards(spec); err != nil {
+		return nil, err
 	}
 	hostName := orElse(spec.Host, b.inv.Hosts[len(b.sim.vms)%len(b.inv.Hosts)].Name)
 	hostRef, ok := b.hosts[hostName]
 	if !ok {
-		return fmt.Errorf("no host is named %s", hostName)
+		return nil, badRequest("no host is named %s", hostName)
 	}
-	task, err := folder.CreateVM(b.ctx, config, b.pool, object.NewHostSystem(b.client, hostRef))
+	dir := b.directory(spec.Datastore, onDisk(spec.Name))
+	config := types.VirtualMachineConfigSpec{
+		Name: spec.Name, GuestId: orElse(spec.GuestID, "otherGuest"), Firmware: orElse(spec.Firmware, "bios"),
+		Annotation: spec.Annotation, NumCPUs: orElse(spec.Cpus, 2), MemoryMB: orElse(spec.MemoryMB, 2048),
+		Version: orElse(spec.Hardware, "vmx-19"),
+		Files:   &types.VirtualMachineFileInfo{VmPathName: fmt.Sprintf("[%s] %s/%s.vmx", spec.Datastore, dir, onDisk(spec.Name))},
+	}
+	if spec.SecureBoot {
+		config.BootOptions = &types.VirtualMachineBootOptions{EfiSecureBootEnabled: types.NewBool(true)}
+	}
+	task, err := folder.CreateVM(b.ctx, config, pool, object.NewHostSystem(b.client, hostRef))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	info, err := task.WaitForResult(b.ctx, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	vm := b.sim.model.Map().Get(info.Result.(types.ManagedObjectReference)).(*simulator.VirtualMachine)
-	return b.adopt(vm, spec, fmt.Sprintf("[%s] %s", datastore, dir))
+	var v *vmState
+	b.sim.context().WithLock(vm, func() { v, err = b.adopt(vm, spec, fmt.Sprintf("[%s] %s", spec.Datastore, dir)) })
+	return v, err
 }
 
 // adopt sets values that the simulator's API can't set, and registers our state of the VM.
-func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) error {
+func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) (*vmState, error) {
 	v := &vmState{sim: b.sim, vm: vm, spec: spec, dir: filepath.Join(b.sim.work, "layers", vm.Self.Value)}
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	vm.Config.GuestFullName = orElse(spec.GuestFullName, vm.Config.GuestId)
 	vm.Summary.Config.GuestFullName = vm.Config.GuestFullName
+	vm.Config.Uuid = orElse(spec.UUID, vm.Config.Uuid)
+	vm.Summary.Config.Uuid = vm.Config.Uuid
+	vm.Config.InstanceUuid = orElse(spec.InstanceUUID, vm.Config.InstanceUuid)
+	vm.Summary.Config.InstanceUuid = vm.Config.InstanceUuid
 	vm.Config.Template = spec.Template
 	vm.Summary.Config.Template = spec.Template
 	// ctx.Update of an unset pointer panics, so these are set from the start
@@ -269,12 +297,13 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 		vm.Config.KeyId = &types.CryptoKeyId{KeyId: hashID(spec.Name)[:32], ProviderId: &types.KeyProviderId{Id: "kms1"}}
 	}
 	if err := v.manage(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := v.addHardware(dir, b.lan); err != nil {
-		return err
+		return nil, err
 	}
 	v.record(vm.Runtime.PowerState, vm.Config.Hardware.Device)
+	v.wake()
 	v.guest()
 	if spec.Tracking {
 		v.startTracking()
@@ -286,11 +315,11 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	}
 	if spec.OnDelta {
 		if err := v.leaveDelta(b.sim.context()); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	v.layout()
-	return nil
+	return v, nil
 }
 
 // guest fills what VMware Tools would report.
@@ -309,7 +338,7 @@ func (v *vmState) guest() {
 	case tools == "not_installed":
 		g.ToolsStatus = types.VirtualMachineToolsStatusToolsNotInstalled
 		g.ToolsVersionStatus2 = string(types.VirtualMachineToolsVersionStatusGuestToolsNotInstalled)
-	case tools == "running" && running:
+	case tools == "running" && running && !v.waking:
 		g.ToolsStatus = types.VirtualMachineToolsStatusToolsOk
 		g.ToolsVersionStatus2 = string(types.VirtualMachineToolsVersionStatusGuestToolsCurrent)
 	default:
@@ -354,7 +383,7 @@ func (b *builder) extraVMs(n int) error {
 		return err
 	}
 	template := vmSpec{Name: "bulk-0000", Folder: "bulk", Power: "poweredOff", Tools: "not_running", Disks: []diskSpec{{Capacity: 16 << 30}}}
-	if err := b.vm(&template); err != nil {
+	if _, err := b.vm(&template); err != nil {
 		return err
 	}
 	m := b.sim.model.Map()

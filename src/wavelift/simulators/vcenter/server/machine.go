@@ -23,6 +23,7 @@ type vmState struct {
 	mu        sync.Mutex // guards layers, tracking, busy, snapshots, leases
 	busy      string     // the running task that excludes others
 	shutting  bool       // the guest was asked to shut down
+	waking    bool       // it was started, and its Tools do not report yet. Guarded by the VM's simulator lock
 	nextID    int32
 	snapshots []*snapshot
 	leases    int
@@ -468,6 +469,7 @@ func (v *vmState) setPower(ctx *simulator.Context, state types.VirtualMachinePow
 		{Name: "summary.runtime.bootTime", Val: booted},
 		{Name: "summary.runtime.powerState", Val: state},
 	})
+	v.wake()
 	v.guest()
 }
 

@@ -51,6 +51,9 @@ type sim struct {
 	started    time.Time
 	hostPort   int // the hosts' HTTPS port: one for all, as 443 is on real ones
 
+	builder  *builder
+	building sync.Mutex // one at a time adds to the inventory or takes from it
+
 	home       string // the folder for everything that this process writes
 	address    string // where the vCenter was told to listen
 	stdinExit  bool
@@ -76,7 +79,8 @@ type sim struct {
 	hosts   []*esxi
 	leases  map[string]*HttpNfcLease
 	tickets map[string]ticket
-	free    map[string]int64 // datastore name: bytes that are truly free; its summary shows them after a refresh
+	made    map[types.ManagedObjectReference]networkSpec // what networks were ordered as
+	free    map[string]int64                             // datastore name: bytes that are truly free; its summary shows them after a refresh
 }
 
 // esxi is one host's own HTTPS server and what vCenter says about its certificate.
@@ -300,7 +304,7 @@ func newSim(state string, inv *inventory, left *seat) (*sim, error) {
 	s := &sim{
 		home: state, seat: left, hostPort: left.hostPort(inv.Hosts),
 		options: inv.Options, users: map[string]userSpec{}, work: filepath.Join(state, "vcenter"), started: time.Now(),
-		rules: &ruleBook{}, leases: map[string]*HttpNfcLease{}, tickets: map[string]ticket{}, free: map[string]int64{}, bodyFiles: map[bodyKey]string{},
+		rules: &ruleBook{}, leases: map[string]*HttpNfcLease{}, tickets: map[string]ticket{}, made: map[types.ManagedObjectReference]networkSpec{}, free: map[string]int64{}, bodyFiles: map[bodyKey]string{},
 	}
 	s.counters.reset()
 	s.addresses.held = map[string][]holding{}
@@ -342,6 +346,9 @@ func (s *sim) serve(address string, inv *inventory) error {
 	s.model.ServiceContent.About.FullName = "VMware vCenter Server 8.0.3 build-24022515"
 	if err := s.model.Create(); err != nil {
 		return err
+	}
+	if inv.Options.InstanceUUID != "" {
+		s.setInstanceUUID(inv.Options.InstanceUUID)
 	}
 	if err := s.build(inv); err != nil {
 		return err
@@ -405,7 +412,7 @@ func (s *sim) ready(control net.Addr, inv *inventory) map[string]any {
 	return map[string]any{
 		"url": "https://" + s.listen + "/sdk", "control": "http://" + control.String() + "/_sim", "token": s.token,
 		"ca_file": filepath.Join(s.home, "ca.pem"), "username": inv.Users[0].Name, "password": inv.Users[0].Password,
-		"pid": os.Getpid(), "thumbprint": s.thumbprint, "hosts": hosts, "esxi_port": s.hostPort, "generation": s.generation,
+		"instance_uuid": s.instanceUUID(), "pid": os.Getpid(), "thumbprint": s.thumbprint, "hosts": hosts, "esxi_port": s.hostPort, "generation": s.generation,
 	}
 }
 

@@ -35,7 +35,8 @@ type options struct {
 	Certificate        string  `json:"certificate"`             // of the vCenter
 	ExtraVMs           int     `json:"extra_vms"`
 	ApiVersion         string  `json:"api_version"`
-	CacheBodies        bool    `json:"cache_bodies"` // keep footer-style bodies too: for benchmarks
+	CacheBodies        bool    `json:"cache_bodies"`  // keep footer-style bodies too: for benchmarks
+	InstanceUUID       string  `json:"instance_uuid"` // of the vCenter; "": a new one with every start
 }
 
 type userSpec struct {
@@ -66,7 +67,7 @@ type datastoreSpec struct {
 type nicSpec struct {
 	Kind           string   `json:"kind"`         // vmxnet3 | vmxnet2 | e1000 | e1000e | pcnet32
 	Network        string   `json:"network"`      // "": VM Network
-	NetworkKind    string   `json:"network_kind"` // standard | distributed | opaque: of a network that isn't there yet
+	NetworkKind    string   `json:"network_kind"` // standard | distributed | nsx | opaque: of a network that isn't there yet
 	MAC            string   `json:"mac"`
 	IPs            []string `json:"ips"` // held while the VM runs and the card is connected, with Tools or without
 	StartConnected *bool    `json:"start_connected"`
@@ -117,6 +118,12 @@ type vmSpec struct {
 	OnDelta       bool       `json:"on_delta"`   // without a snapshot in its tree
 	Disks         []diskSpec `json:"disks"`
 	Nics          []nicSpec  `json:"nics"` // nil: one that holds IP
+
+	UUID         string   `json:"uuid"`
+	InstanceUUID string   `json:"instance_uuid"`
+	Pool         string   `json:"pool"`        // path below the cluster's root pool
+	InnerIPs     []string `json:"inner_ips"`   // that Tools report of interfaces inside the guest, which no card has
+	ToolsAfter   float64  `json:"tools_after"` // seconds from a start until Tools report
 
 	Shutdown shutdownSpec `json:"shutdown"`
 

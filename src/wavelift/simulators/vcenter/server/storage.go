@@ -92,6 +92,7 @@ type layer struct {
 
 // disk is one virtual disk. Its owner's mutex guards everything but frozen layers.
 type disk struct {
+	spec       diskSpec // as it was made
 	key        int32
 	label      string // ParaVirtualSCSIController0:0
 	capacity   int64

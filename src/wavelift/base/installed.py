@@ -20,3 +20,8 @@ def installed(group: str) -> dict[str, EntryPoint]:
 def installed_checks() -> dict[str, EntryPoint]:
     """Checks of instances."""
     return installed(CHECKS)
+
+
+def installed_network_steps() -> dict[str, EntryPoint]:
+    """Ways to disconnect a network at the source, by the ``by`` of its file."""
+    return installed(NETWORK_STEPS)

@@ -208,7 +208,12 @@ class Ask:
 
 
 def segment(text: str) -> str:
-    """``text`` as one segment of a path: a slash in it does not lead elsewhere."""
+    """``text`` as one segment of a path: a slash in it does not lead elsewhere.
+
+    :raises UnsafeTextError: it is empty, or leads to another folder.
+    """
+    if text in {"", ".", ".."}:
+        raise UnsafeTextError(f"'{text}' cannot be a part of the address of a request", next_step="Nothing was sent")
     return quote(text, safe="")
 
 
@@ -313,7 +318,7 @@ def refused(answer: Answer, where: Mapping[str, object]) -> WaveliftError:
 class RestClient:
     """Thread safe. Use it as ``with RestClient(...) as client``, or close it.
 
-    :param login: None: no call carries a login.
+    :param login: None: there is no session. :param headers: of every signed call, such as a Basic login.
     :param explain: the vendor's own errors; :func:`refused` is the rest.
     :param cancel: ends waits between two tries.
     """
@@ -323,11 +328,12 @@ class RestClient:
         place: RestPlace,
         *,
         login: Login | None = None,
+        headers: Mapping[str, str] | None = None,
         explain: Explain = refused,
         cancel: CancelFlag | None = None,
     ) -> None:
         self.place = place
-        self._login, self._explain = login, explain
+        self._login, self._fixed, self._explain = login, headers or {}, explain
         self._cancel = cancel or CancelFlag()
         self._lock = threading.RLock()
         self._headers: Mapping[str, str] | None = None
@@ -393,13 +399,14 @@ class RestClient:
         return ask.signed and self._login is not None
 
     def _signature(self, ask: Ask) -> tuple[int, Mapping[str, str]]:
-        if not ask.signed or self._login is None:
+        if not ask.signed:
             return 0, {}
         with self._lock:
-            if self._headers is None:
+            if self._refused is not None:  # a further try could lock the account
+                raise self._refused
+            if self._login is not None and self._headers is None:
                 self._sign_in()
-            assert self._headers is not None
-            return self.logins, self._headers
+            return self.logins, {**self._fixed, **(self._headers or {})}
 
     def _renew(self, logins: int) -> None:
         """Log in again because the login number ``logins`` got a 401: once, however many threads ask."""
@@ -410,8 +417,6 @@ class RestClient:
 
     def _sign_in(self) -> None:
         assert self._login is not None
-        if self._refused is not None:  # a further try could lock the account
-            raise self._refused
         try:
             found = self._login(self)
         except LoginError as error:
@@ -430,6 +435,8 @@ class RestClient:
 
     def _refusal(self, ask: Ask, answer: Answer, where: Mapping[str, object]) -> tuple[WaveliftError, float]:
         problem = self._explain(answer, {**self._where, **where})
+        if isinstance(problem, LoginError) and ask.signed:
+            self._refused = problem
         if answer.status not in TRANSIENT or isinstance(problem, LoginError):
             return problem, 0.0
         if not ask.repeatable and answer.status != THROTTLED:  # a gateway says it, whatever happened behind it

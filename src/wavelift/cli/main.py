@@ -234,11 +234,14 @@ def vsphere_role(
     cutover: Annotated[
         bool, typer.Option("--cutover", help="For an account that also stops sources and disconnects their cards.")
     ] = False,
+    hcx: Annotated[
+        bool, typer.Option("--hcx", help="For an account of HCX waves and network cutovers only, which only reads.")
+    ] = False,
 ) -> None:
     """Print the privileges of the vCenter role, generated from the calls that wavelift makes."""
     from wavelift.cli.rights import show_role
 
-    show_role(cutover=cutover, ids_only=ids_only, out=Console())
+    show_role(cutover=cutover, hcx=hcx, ids_only=ids_only, out=Console())
 
 
 @vsphere_app.command("vddk")

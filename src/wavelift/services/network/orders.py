@@ -129,7 +129,7 @@ def write_acted(
     _compare(known, acted, row, step, direction)
     at, spec = ctx.clock.now(), dict(row.spec or {})
     said: dict[str, Any] = {"wait": {"note": acted.note} if acted.note else None, "changed_at": acted.at}
-    if step == EXTENSION and acted.job:
+    if step == EXTENSION and not back and acted.job:
         spec[JOB] = acted.job
     if step == SOURCE and not back:
         spec[WORD] = "" if acted.read_back else _word_of(row)

@@ -195,7 +195,8 @@ class Segments:
             segment.body = merged
             segment.revision = known.revision + 1 if known else 0
             self._segments[path] = segment
-            if before != (segment.connectivity, segment.tier, segment.networks()):
+            # What failed is tried again by the same request.
+            if segment.failed or before != (segment.connectivity, segment.tier, segment.networks()):
                 self._begin(segment, at_once=at_once or known is None)
             self._note()
             return segment.document()

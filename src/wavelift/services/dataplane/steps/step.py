@@ -131,6 +131,11 @@ class Step(ABC):
         """Whether the change has taken effect. The place is ``to`` already."""
         return Settled()
 
+    def under_way(self, to: State, receipt: str) -> Waiting | None:
+        """After :meth:`change`: what is waited for until the place shows it, if that takes more than moments. The next
+        call finds the place as it is then, and :meth:`ready` must know that the change was asked for."""
+        return None
+
     def renew(self, to: State) -> str:
         """Another receipt for a change that was made and whose receipt was lost. Must not change anything."""
         return ""
@@ -192,6 +197,9 @@ def _move(step: Step, source: State, to: State, before: State, receipt: str) -> 
         if first is not None:
             return first
         receipt = _change(step, now, to, known, before)
+        under_way = step.under_way(to, receipt)
+        if under_way is not None:
+            return under_way
         _see(step, to, known, before)
     elif not receipt:
         receipt = step.renew(to)

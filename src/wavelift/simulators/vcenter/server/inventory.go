@@ -302,6 +302,9 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	if err := v.addHardware(dir, b.lan); err != nil {
 		return nil, err
 	}
+	if spec.Template {
+		v.leavePool()
+	}
 	v.record(vm.Runtime.PowerState, vm.Config.Hardware.Device)
 	v.wake()
 	v.guest()

@@ -1,0 +1,292 @@
+"""The three undoable steps of a network cutover: the source's connection, the extension, the destination's connection.
+
+Each call makes sure by reading, and not by the order of the tasks, that both sides never route the network at once: the
+destination is connected, or HCX told to connect it, only while the source is disconnected, and the source only while
+the destination is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from wavelift.adapters.hcx.extensions import Extension, Extensions
+from wavelift.adapters.hcx.jobs import Job, Jobs
+from wavelift.adapters.hcx.transport import RefusedRequestError
+from wavelift.base.errors import NotFoundError, PermanentError
+from wavelift.base.rest import RestClient
+from wavelift.base.run import CheckpointStore, Clock
+from wavelift.base.times import utc_minute
+from wavelift.rules.network_cutover import EXTENSION
+from wavelift.services.dataplane.network_messages import NOTHING
+from wavelift.services.dataplane.source_side import CONNECTIVITY, LOOK_AGAIN, OFF, ON, Side
+from wavelift.services.dataplane.steps.step import Outcome, Settled, State, Step, Waiting
+
+LINGERS: Final = timedelta(minutes=10)
+"""How long the list of extensions may lag behind what HCX did, or was asked for by a task that was killed then."""
+QUIET: Final = timedelta(minutes=15)
+"""After this time, what HCX was asked for without naming a job comes no more: it took minutes wherever it was seen."""
+ASKED: Final = "asked"
+"""Key of the checkpoints: what HCX was asked for, when, and the job that it named."""
+Guard = Callable[[], Outcome | None]
+"""What must hold before a write. It raises, or says what is waited for; None or Settled: go on."""
+
+
+class Connectivity(Step):
+    """Connect or disconnect a network at one side.
+
+    :param name: of the step: ``source`` or ``destination``. :param to: what the cutover makes of it.
+    :param guard: asked before the network is connected there, forward or back.
+    """
+
+    kind = "network_connectivity"
+
+    def __init__(self, side: Side, *, name: str, to: str, network: str, guard: Guard) -> None:
+        self._side, self._name, self._to, self._network, self._guard = side, name, to, network, guard
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def words(self) -> str:
+        return self._told(self._to)
+
+    @property
+    def undo_words(self) -> str:
+        return self._told(ON if self._to == OFF else OFF)
+
+    def _told(self, to: str) -> str:
+        verb, of = ("Connect", "to") if to == ON else ("Disconnect", "from")
+        return f"{verb} {self._network} {of} its router at the {self._name}"
+
+    def read(self) -> State:
+        return self._side.read()
+
+    def wanted(self, before: State) -> State:
+        return {**before, CONNECTIVITY: self._to}
+
+    def ready(self, now: State, to: State) -> Outcome | None:
+        found = self._guard() if to[CONNECTIVITY] != OFF else None
+        return found if isinstance(found, Waiting) else None
+
+    def change(self, now: State, to: State) -> str:
+        self._side.write(to)
+        return ""
+
+    def settled(self, to: State, receipt: str = "") -> Outcome:
+        return self._side.settled(to)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedOfHcx:
+    """What HCX was asked for and may still be doing.
+
+    :param job: empty: HCX named none, or its answer was lost.
+    """
+
+    what: str
+    at: datetime
+    job: str = ""
+
+
+class ExtensionRemoved(Step):
+    """End an extension, with the cloud network connected to its gateway. The undo makes it again from its record.
+
+    A state is what identifies an extension (its ends, gateway and MON), None: the network is not extended.
+
+    :param source_id: of the source network, in HCX. :param record: the whole item, as it was recorded.
+    :param may_end, may_make: what must hold before either.
+    """
+
+    kind = "network_extension"
+
+    def __init__(
+        self,
+        client: RestClient,
+        *,
+        source_id: str,
+        record: dict[str, object],
+        may_end: Guard,
+        may_make: Guard,
+        checkpoints: CheckpointStore,
+        clock: Clock,
+    ) -> None:
+        self._extensions, self._jobs = Extensions(client), Jobs(client)
+        self._source_id, self._record = source_id, record
+        self._may_end, self._may_make = may_end, may_make
+        self._checkpoints, self._clock = checkpoints, clock
+
+    @property
+    def name(self) -> str:
+        return EXTENSION
+
+    @property
+    def words(self) -> str:
+        return "End the extension in HCX, with the cloud network connected to its gateway"
+
+    @property
+    def undo_words(self) -> str:
+        return "Extend the network again, as it was; that takes minutes"
+
+    def found(self) -> Extension | None:
+        """The extension of the source network now."""
+        return extension_of(self._extensions.list(), self._source_id)
+
+    def read(self) -> State:
+        known = self.found()
+        return None if known is None else identity(known)
+
+    def wanted(self, before: State) -> State:
+        if before is None:
+            raise PermanentError("The network is not extended: there is nothing to end", step=self.name)
+        return None
+
+    def ready(self, now: State, to: State) -> Outcome | None:
+        what = "end" if to is None else "make"
+        asked = self._asked(what)
+        if asked is not None:
+            waiting = self._follow(asked)
+            if waiting is not None:
+                return waiting
+        found = self._may_end() if to is None else self._may_make()
+        return found if isinstance(found, Waiting) else None
+
+    def change(self, now: State, to: State) -> str:
+        """The question is kept before it is asked: a task that is killed here must not ask HCX twice at once."""
+        what = "end" if to is None else "make"
+        self._keep(AskedOfHcx(what, self._clock.now()))
+        try:
+            if to is not None:
+                job = self._extensions.create(self._record)
+            else:
+                known = self.found()
+                job = None if known is None else self._extensions.unextend(known.id, connect=True)
+        except (RefusedRequestError, NotFoundError):
+            self._keep(AskedOfHcx(what, self._clock.now(), NOTHING))
+            raise
+        self._keep(AskedOfHcx(what, self._clock.now(), job or ""))
+        return job or ""
+
+    def under_way(self, to: State, receipt: str) -> Waiting | None:
+        job = f", job {receipt}" if receipt else ""
+        doing = "ended" if to is None else "made"
+        return Waiting(f"until HCX has {doing} the extension{job}", LOOK_AGAIN, receipt)
+
+    def settled(self, to: State, receipt: str = "") -> Outcome:
+        """The list decides; a job that still runs is waited for, because it may connect the cloud network at its end.
+
+        What a job says of its end is a note then: the extension is as it should be.
+        """
+        asked = self._asked("end" if to is None else "make")
+        if asked is None or not asked.job or asked.job == NOTHING:
+            return Settled()
+        job = self._job(asked.job)
+        if job is not None and not job.over:
+            return Waiting(f"until HCX's job {job.id} is done ({job.words})", LOOK_AGAIN, job.id)
+        return Settled(f"HCX's job {job.id}: {job.words}" if job is not None and job.bad else "")
+
+    @property
+    def asked_job(self) -> str:
+        """HCX's job, as far as it is known; :data:`NOTHING` if HCX certainly does nothing any more."""
+        asked = self._asked("end") or self._asked("make")
+        return asked.job if asked else ""
+
+    def _follow(self, asked: AskedOfHcx) -> Waiting | None:
+        """It was asked for, and the place does not show it. None: ask (again).
+
+        :raises PermanentError: HCX's job ended without it.
+        """
+        if asked.job == NOTHING:
+            return None
+        if not asked.job:
+            if self._clock.now() - asked.at < LINGERS:
+                return Waiting(f"until the list of extensions shows it, asked {utc_minute(asked.at)}", LOOK_AGAIN)
+            return None  # nothing came of it: whoever asked died before HCX had it
+        job = self._job(asked.job)
+        if job is None:
+            return None if self._clock.now() - asked.at >= LINGERS else Waiting("until the list shows it", LOOK_AGAIN)
+        if not job.over:
+            return Waiting(f"until HCX's job {job.id} is done ({job.words})", LOOK_AGAIN, job.id)
+        if job.bad:
+            self._keep(AskedOfHcx(asked.what, asked.at, NOTHING))
+            raise PermanentError(
+                f"HCX's job {job.id} to {asked.what} the extension ended: {job.words}",
+                next_step="Look at the job in HCX. Clear the order's task to ask again, or go back",
+                step=self.name,
+            )
+        if self._clock.now() - asked.at < LINGERS:  # done, and the list still says otherwise
+            return Waiting(f"until the list of extensions shows what job {job.id} did", LOOK_AGAIN, job.id)
+        raise PermanentError(
+            f"HCX's job {job.id} is done, and the list of extensions does not show it",
+            next_step="Look at the extension in HCX. Clear the order's task to look again, or go back",
+            step=self.name,
+        )
+
+    def _job(self, id: str) -> Job | None:
+        try:
+            return self._jobs.read(id)
+        except NotFoundError:
+            return None
+
+    def _asked(self, what: str) -> AskedOfHcx | None:
+        kept = self._checkpoints.get(ASKED)
+        if not isinstance(kept, dict) or kept.get("what") != what or kept.get("of") != self._source_id:
+            return None
+        return AskedOfHcx(what, datetime.fromisoformat(kept["at"]), str(kept["job"]))
+
+    def _keep(self, asked: AskedOfHcx) -> None:
+        value = {"what": asked.what, "of": self._source_id, "at": asked.at.isoformat(), "job": asked.job}
+        self._checkpoints.set(ASKED, value)
+
+
+def extension_of(extensions: Iterable[Extension], source_id: str) -> Extension | None:
+    """The extension of a source network.
+
+    :raises PermanentError: there are several.
+    """
+    found = [each for each in extensions if each.source_id == source_id]
+    if len(found) > 1:
+        raise PermanentError(
+            f"HCX lists {len(found)} extensions of one source network: {', '.join(each.id for each in found)}",
+            next_step="Leave one of them in HCX",
+            network=found[0].source_name,
+        )
+    return found[0] if found else None
+
+
+def identity(extension: Extension) -> State:
+    """What makes an extension the same one, whichever id HCX gives it when it is made again."""
+    return {
+        "source": extension.source_id,
+        "source_name": extension.source_name,
+        "destination": extension.destination_id,
+        "tier": extension.destination_gateway,
+        "gateway": extension.gateway,
+        "netmask": extension.netmask,
+        "mon": bool(extension.mon),
+    }
+
+
+def quiet(client: RestClient, asked_at: datetime | None, job: str, now: datetime) -> Waiting | None:
+    """Whether nothing can come late of an end of the extension that HCX was asked for; None: it is certain.
+
+    :param asked_at: when the end was ordered; None: never. :param job: HCX's job; empty: nobody knows it.
+    """
+    if asked_at is None or job == NOTHING:
+        return None
+    if job:
+        try:
+            found = Jobs(client).read(job)
+        except NotFoundError:
+            found = None
+        if found is not None:
+            return None if found.over else Waiting(f"until HCX's job {job} is over ({found.words})", LOOK_AGAIN, job)
+    if now - asked_at >= QUIET:
+        return None
+    until = utc_minute(asked_at + QUIET)
+    return Waiting(
+        f"until {until}: HCX may have been asked to end the extension, and connects its network then", LOOK_AGAIN
+    )

@@ -138,7 +138,7 @@ class Probe(BaseCheck):
         takes = {
             "tcp": ("port", "accept_refused"),
             "http": ("port", "path", "tls", "status"),
-            "dns": ("name", "answer"),
+            "dns": ("port", "name", "answer"),
         }.get(self.kind, INSTALLED)
         refuse_others(self, self.kind, takes, always=("to",))
         if self.kind == "tcp" and self.port is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from wavelift.adapters.nsx import vmc
 from wavelift.adapters.nsx.errors import explain
@@ -11,7 +12,7 @@ from wavelift.base.errors import SpecError
 from wavelift.base.rest import RestClient, RestPlace
 from wavelift.base.run import CancelFlag
 
-SYSTEM = "NSX"
+SYSTEM: Final = "NSX"
 
 
 @dataclass(frozen=True, kw_only=True)

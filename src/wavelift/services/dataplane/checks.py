@@ -28,6 +28,7 @@ from wavelift.base.installed import installed_checks
 from wavelift.base.names import client_token, instant_of
 from wavelift.base.printable import printable
 from wavelift.base.run import RunContext
+from wavelift.rules.checks import BaseCheck
 from wavelift.rules.wave_cutover import Check
 
 KEPT: Final = "checks"
@@ -200,9 +201,9 @@ class _Prober:
         if check.kind == "status":
             return self._status()
         if check.kind == "tcp":
-            return self._tcp(check), False
+            return answers_tcp(self._instance.private_ip, check.port or 0), False
         if check.kind == "http":
-            return self._http(check), False
+            return answers_http(self._instance.private_ip, check), False
         if check.kind == "ssm":
             return self._ssm(key, check)
         return self._installed(check)
@@ -216,34 +217,6 @@ class _Prober:
             return None, False
         words = f"it is {health.state}, system {health.system or 'unknown'}, instance {health.instance or 'unknown'}"
         return words, health.state in GONE_STATES
-
-    def _tcp(self, check: Check) -> str | None:
-        try:
-            with socket.create_connection((self._instance.private_ip, check.port or 0), PROBE_SECONDS):
-                return None
-        except OSError as error:
-            return _why(error)
-
-    def _http(self, check: Check) -> str | None:
-        place = (self._instance.private_ip, _port(check))
-        connection: http.client.HTTPConnection
-        if check.tls:
-            # The certificate is for the name that still leads to the source.
-            unverified = ssl.create_default_context()
-            unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
-            connection = http.client.HTTPSConnection(*place, timeout=PROBE_SECONDS, context=unverified)
-        else:
-            connection = http.client.HTTPConnection(*place, timeout=PROBE_SECONDS)
-        try:
-            connection.request("GET", check.path or "/", headers={"User-Agent": "wavelift", "Connection": "close"})
-            status = connection.getresponse().status
-        except (OSError, http.client.HTTPException) as error:
-            return _why(error)
-        finally:
-            connection.close()
-        if status == check.status or (check.status is None and status in DEFAULT_OK):
-            return None
-        return f"it answers {status}, expected {check.status or 'a status from 200 to 399'}"
 
     def _ssm(self, key: str, check: Check) -> tuple[str | None, bool]:
         ssm, id = Ssm(self._access), self._instance.instance_id
@@ -284,11 +257,45 @@ class _Prober:
             return f"it raised {type(error).__name__}: {error}", False
 
 
-def _port(check: Check) -> int:
+def answers_tcp(host: str, port: int, *, refused_passes: bool = False) -> str | None:
+    """None: something listens there; or, if that passes, a host refuses, which shows that it is there."""
+    try:
+        with socket.create_connection((host, port), PROBE_SECONDS):
+            return None
+    except ConnectionRefusedError as error:
+        return None if refused_passes else why(error)
+    except OSError as error:
+        return why(error)
+
+
+def answers_http(host: str, check: BaseCheck) -> str | None:
+    """None: it answers with the status that is expected."""
+    connection: http.client.HTTPConnection
+    if check.tls:
+        # The certificate is for the name that still leads to the source.
+        unverified = ssl.create_default_context()
+        unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, _port(check), timeout=PROBE_SECONDS, context=unverified)
+    else:
+        connection = http.client.HTTPConnection(host, _port(check), timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", check.path or "/", headers={"User-Agent": "wavelift", "Connection": "close"})
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return why(error)
+    finally:
+        connection.close()
+    if status == check.status or (check.status is None and status in DEFAULT_OK):
+        return None
+    return f"it answers {status}, expected {check.status or 'a status from 200 to 399'}"
+
+
+def _port(check: BaseCheck) -> int:
     return check.port or (443 if check.tls else 80)
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """Why a connection did not come about."""
     if isinstance(error, TimeoutError):
         return f"no answer in {PROBE_SECONDS:.0f} s"
     return str(error) or type(error).__name__

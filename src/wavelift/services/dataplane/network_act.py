@@ -26,13 +26,13 @@ from wavelift.services.dataplane.network_messages import (
     StepName,
 )
 from wavelift.services.dataplane.source_side import CONNECTIVITY, OFF, ON, NsxSide, Side, source_side, state_of
-from wavelift.services.dataplane.steps.network import Connectivity, ExtensionRemoved, quiet
+from wavelift.services.dataplane.steps.network import ASKED, Connectivity, ExtensionRemoved, quiet
 from wavelift.services.dataplane.steps.step import Outcome, Settled, Step, Waiting, apply, undo
 
 SINCE: Final = "since"
 """Key of the checkpoints: when this order's waiting began."""
 WITHIN: Final[dict[StepName, timedelta]] = {
-    "source": timedelta(minutes=15),
+    "source": timedelta(minutes=30),
     "extension": timedelta(minutes=90),
     "destination": timedelta(minutes=15),
 }
@@ -157,12 +157,10 @@ class _Acting:
             source = (self.order.befores.get(EXTENSION) or {}).get("source")
             return ExtensionRemoved(
                 self.sites.hcx,
+                self.ctx,
                 source_id=str(source or (self.order.before or {}).get("source", "")),
                 record=record,
-                may_end=self._source_must_be_off,
-                may_make=self._destination_must_be_off,
-                checkpoints=self.ctx.checkpoints,
-                clock=self.ctx.clock,
+                guards=(self._source_must_be_off, self._destination_must_be_off),
             )
         if self.side is None:
             raise NotFoundError("Nothing can change the source network from here", network=network)
@@ -250,7 +248,7 @@ class _Noted(Side):
 
 def job_of(order: NetworkOrder, ctx: RunContext) -> str:
     """HCX's job of this task's order, or NOTHING; empty: it is not known. For the XCom, also after an error."""
-    kept = ctx.checkpoints.get("asked")
+    kept = ctx.checkpoints.get(ASKED)
     return str(kept.get("job", "")) if order.step == EXTENSION and isinstance(kept, dict) else ""
 
 

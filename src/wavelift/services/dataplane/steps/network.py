@@ -7,17 +7,17 @@ the destination is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from wavelift.adapters.hcx.extensions import Extension, Extensions
 from wavelift.adapters.hcx.jobs import Job, Jobs
 from wavelift.adapters.hcx.transport import RefusedRequestError
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.rest import RestClient
-from wavelift.base.run import CheckpointStore, Clock
+from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
 from wavelift.rules.network_cutover import EXTENSION
 from wavelift.services.dataplane.network_messages import NOTHING
@@ -97,8 +97,9 @@ class ExtensionRemoved(Step):
 
     A state is what identifies an extension (its ends, gateway and MON), None: the network is not extended.
 
-    :param source_id: of the source network, in HCX. :param record: the whole item, as it was recorded.
-    :param may_end, may_make: what must hold before either.
+    :param ctx: whose checkpoints keep what HCX was asked for. :param source_id: of the source network, in HCX.
+    :param record: the whole item, as it was recorded.
+    :param guards: what must hold before it is ended, and before it is made again.
     """
 
     kind = "network_extension"
@@ -106,18 +107,16 @@ class ExtensionRemoved(Step):
     def __init__(
         self,
         client: RestClient,
+        ctx: RunContext,
         *,
         source_id: str,
-        record: dict[str, object],
-        may_end: Guard,
-        may_make: Guard,
-        checkpoints: CheckpointStore,
-        clock: Clock,
+        record: Mapping[str, Any],
+        guards: tuple[Guard, Guard],
     ) -> None:
         self._extensions, self._jobs = Extensions(client), Jobs(client)
         self._source_id, self._record = source_id, record
-        self._may_end, self._may_make = may_end, may_make
-        self._checkpoints, self._clock = checkpoints, clock
+        self._may_end, self._may_make = guards
+        self._checkpoints, self._clock = ctx.checkpoints, ctx.clock
 
     @property
     def name(self) -> str:
@@ -187,12 +186,6 @@ class ExtensionRemoved(Step):
         if job is not None and not job.over:
             return Waiting(f"until HCX's job {job.id} is done ({job.words})", LOOK_AGAIN, job.id)
         return Settled(f"HCX's job {job.id}: {job.words}" if job is not None and job.bad else "")
-
-    @property
-    def asked_job(self) -> str:
-        """HCX's job, as far as it is known; :data:`NOTHING` if HCX certainly does nothing any more."""
-        asked = self._asked("end") or self._asked("make")
-        return asked.job if asked else ""
 
     def _follow(self, asked: AskedOfHcx) -> Waiting | None:
         """It was asked for, and the place does not show it. None: ask (again).

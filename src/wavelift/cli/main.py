@@ -72,7 +72,7 @@ def init(
     dags: Annotated[
         Path | None,
         typer.Option(
-            help="Copy the DAG files that are missing in this folder, and make waves/ and environments/ in it."
+            help="Copy the DAG files that are missing in this folder, and make waves/, environments/ and networks/."
         ),
     ] = None,
 ) -> None:

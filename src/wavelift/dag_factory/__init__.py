@@ -18,6 +18,7 @@ from wavelift.base.errors import SpecError
 from wavelift.base.printable import printable_lines
 from wavelift.dag_factory.cutover import cutover_dag
 from wavelift.dag_factory.migrate import migrate_dag
+from wavelift.dag_factory.network import usable
 from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.dag_factory.trial import test_dag
 from wavelift.rules.flows import FLOWS
@@ -66,7 +67,7 @@ def raise_spec_errors() -> None:
     """
     if get_parsing_context().dag_id:
         return
-    errors = [*_usable(only=None).errors]
+    errors = [*_usable(only=None).errors, *usable(only=None).errors]
     try:
         notifiers.check()
     except SpecError as error:

@@ -74,7 +74,7 @@ class Grant(Message):
     """:data:`ALL_SERVERS` with the scopes ``look`` and ``live``; with ``network``, the network's name."""
     vm: str = ""
     """Instance UUID. Empty with the scope ``look``: which VMs the entries select, only vCenter knows. Empty with
-    ``live``: the order, whose digest is :attr:`plan`, names them. With ``network``, the id of the extension."""
+    ``live``: the order, whose digest is :attr:`plan`, names them. With ``network``, the cutover."""
     vcenter: str
     """The Airflow connection; of an HCX manager in the flows that drive HCX."""
     connections: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, network_cutovers, waves
@@ -11,6 +11,7 @@ from wavelift.ledger.hcx_records import NetworkCutover
 from wavelift.rules.authority import Action
 from wavelift.rules.conf import NetworkConf
 from wavelift.rules.grants import LOOK_LIFETIME, Grant, sign
+from wavelift.rules.network_cutover import NetworkState
 from wavelift.services.common.admit import RunRequest, freeze
 from wavelift.services.common.authority import Rights, require_run
 from wavelift.services.common.grant_keys import private_key
@@ -97,7 +98,16 @@ def network_grant(place: NetworkPlace, ctx: RunContext) -> dict[str, Any]:
     }
 
 
-def opens(ledger: Ledger, ctx: RunContext) -> NetworkCutover | None:
-    """The cutover that this run opened or ends; None: neither."""
+_ARRIVED: Final = {
+    "cutover": frozenset({NetworkState.SWITCHED, NetworkState.FINISHING, NetworkState.FINISHED}),
+    "revert": frozenset({NetworkState.REVERTED}),
+    "finish": frozenset({NetworkState.FINISHED}),
+}
+"""Mode → states in which a run of it has nothing left to do."""
+
+
+def has_arrived(ledger: Ledger, mode: str, ctx: RunContext) -> bool:
+    """Whether nothing is left to do: a run whose cutover has arrived was cleared."""
     with ledger.read() as tx:
-        return network_cutovers.of_dag_run(tx, ctx.run) or network_cutovers.ended_by(tx, ctx.run)
+        known = network_cutovers.of_dag_run(tx, ctx.run) or network_cutovers.ended_by(tx, ctx.run)
+    return known is not None and known.state in _ARRIVED.get(mode, frozenset())

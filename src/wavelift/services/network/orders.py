@@ -76,11 +76,25 @@ class Desk:
 
 @dataclass(frozen=True, slots=True)
 class AsksPerson:
-    """The order waits for a person's word. ``wait`` is for
-    :class:`~wavelift.airflow.triggers.steps.StepsTrigger`; call the same function again when it is over."""
+    """The order waits for a person's word: call the same function again when the wait is over.
 
+    :param wait: for :class:`~wavelift.airflow.triggers.steps.StepsTrigger`. :param ask: what to do.
+    :param since: when it was asked.
+    """
+
+    cutover: str
+    network: str
+    step: str
+    direction: Direction
     wait: str
-    words: str
+    ask: str
+    since: datetime
+
+    @property
+    def words(self) -> str:
+        """For the person."""
+        until = "Nobody routes the network until then" if self.direction == "back" else "The cutover waits for it"
+        return f"{self.ask}. {until}. Confirm it with `wavelift network confirm {self.cutover} {self.step}`"
 
 
 def order(
@@ -295,7 +309,7 @@ def _asks(  # whose step, in which direction
     since = row.changed_at or ctx.clock.now()
     late = direction == "forward" and ctx.clock.now() - since >= timedelta(hours=hours)
     if not late:
-        return AsksPerson(wait_of(row), f"until somebody confirms: {ask}")
+        return AsksPerson(known.id, known.network, row.name, direction, wait_of(row), ask, since)
     error = PermanentError(
         f"Nobody confirmed within {hours:g} h, since {utc_minute(since)}: {ask}",
         next_step=GO_ON,
@@ -358,7 +372,7 @@ def acting_token(place: NetworkPlace, bound: str, known: NetworkCutover, ctx: Ru
         action="network",
         user=ctx.requester,
         server=place.network.network,
-        vm=known.extension_id,
+        vm=known.id,
         plan=bound,
         clear_number=desk.clear_number,
         **network_grant(place, ctx),

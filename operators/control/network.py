@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import Ledger
     from wavelift.rules.approval import Question
-    from wavelift.services.dataplane.network_messages import NetworkPlace
+    from wavelift.services.dataplane.network_messages import Acted, NetworkPlace
     from wavelift.services.network.messages import NetworkReport, PlannedNetwork
     from wavelift.services.network.orders import AsksPerson, Desk
 
 PROBES_KEY: Final = "probes"
 """XCom of the task that orders the connection of the destination: what the queue asks afterwards."""
+ACTING: Final = ("disconnect", "unextend", "connect", "isolate", "extend", "reconnect")
 _NOT_BEGUN: Final = (None, "skipped", "upstream_failed", "removed")
 """States of a task that did nothing."""
 
@@ -300,7 +301,8 @@ class NetworkReportOperator(ReportingOperator):
         ended = reports.EndedRun(
             words=self._failed(context, states),
             planned=self._planned(context),
-            acted=states.get("finish") not in _NOT_BEGUN,
+            acted=self._acted(context, states),
+            began=states.get("finish") not in _NOT_BEGUN,
         )
         made = reports.report(ledger, ended, ctx)
         if made.alert:
@@ -314,6 +316,21 @@ class NetworkReportOperator(ReportingOperator):
                 words, next_step = words_left(context["ti"], step.name)
                 return f"{step.name}: {words or 'it was stopped'}" + (f". {next_step}" if next_step else "")
         return ""
+
+    def _acted(self, context: Context, states: Mapping[str, str]) -> list[Acted]:
+        """What acting tasks returned. A queue wrote it: another form than ours is nothing."""
+        from pydantic import ValidationError
+
+        from wavelift.services.dataplane.network_messages import Acted
+
+        found = []
+        for name in ACTING:
+            if states.get(name) == "success":
+                try:
+                    found.append(Acted.load(context["ti"].xcom_pull(task_ids=name, map_indexes=-1)))
+                except ValidationError:
+                    self.log.warning("what %s left is not read", name)
+        return found
 
     def _planned(self, context: Context) -> PlannedNetwork | None:
         from pydantic import ValidationError

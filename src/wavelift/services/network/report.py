@@ -6,10 +6,12 @@ What broke once something was touched is failed: somebody continues it, or it is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from wavelift.base.errors import PermanentError
 from wavelift.base.printable import Lines
 from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, Tx, WaveRun, network_cutovers, waves
@@ -19,10 +21,10 @@ from wavelift.rules.flows import NETWORK
 from wavelift.rules.network_cutover import NetworkState, may_route_nobody
 from wavelift.services.common.report import NOT_FINISHED, end_wave_run, failed_run
 from wavelift.services.common.reserve import CANCELLED
-from wavelift.services.dataplane.network_messages import NetworkPlace
+from wavelift.services.dataplane.network_messages import Acted, NetworkPlace
 from wavelift.services.network.ending import rival
 from wavelift.services.network.messages import NetworkReport, PlannedNetwork, told
-from wavelift.services.network.orders import rows_of
+from wavelift.services.network.orders import rows_of, write_acted
 from wavelift.services.network.runs import PREFIX, frozen_place, place_of
 
 REVERT_PREFIX: Final = "revert__"
@@ -43,12 +45,14 @@ class EndedRun:
     """What is left of a run when its report begins.
 
     :param words: what its failed task said. :param planned: what ``record`` told, in mode plan.
-    :param acted: whether the ``finish`` task may have begun.
+    :param acted: what its acting tasks returned that succeeded, in their order: the last was not recorded yet.
+    :param began: whether the ``finish`` task may have begun.
     """
 
     words: str = ""
     planned: PlannedNetwork | None = None
-    acted: bool = True
+    acted: Sequence[Acted] = ()
+    began: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +118,28 @@ def _close(ledger: Ledger, known: NetworkCutover, run: WaveRun, ended: EndedRun,
     with ledger.write(network_cutovers.lock_name(known.network)) as tx:
         now = network_cutovers.get(tx, known.id, lock=True)
         at = ctx.clock.now()
+        now = _write_last(tx, now, run, ended, ctx)
         if run.mode == "cutover":
             now = _close_cutover(tx, now, ended, ctx)
         elif run.mode == "revert" and now.state is NetworkState.REVERTING:
             now = network_cutovers.apply(tx, now, "revert_failed", at=at, by=ctx.run, error=_words(now, ended))
         elif run.mode == "finish" and now.state in (NetworkState.FINISHING, NetworkState.SWITCHED):
             columns: dict[str, Any] = {"error": _words(now, ended)}
-            if now.state is NetworkState.FINISHING and not ended.acted:
+            if now.state is NetworkState.FINISHING and not ended.began:
                 columns |= {"state": NetworkState.SWITCHED, "phase": "the destination routes the network"}
             now = network_cutovers.apply(tx, now, "finish_failed", at=at, by=ctx.run, **columns)
         return _alert(tx, now, ctx)
+
+
+def _write_last(tx: Tx, now: NetworkCutover, run: WaveRun, ended: EndedRun, ctx: RunContext) -> NetworkCutover:
+    """A step was done, and the task that would have recorded it did not come."""
+    doing = {"cutover": NetworkState.GOING, "revert": NetworkState.REVERTING}.get(run.mode)
+    for acted in ended.acted:
+        row = rows_of(tx, now).get(acted.step)
+        if now.state is doing and row is not None and row.state in (StepState.INTENDED, StepState.UNDOING):
+            with suppress(PermanentError):  # of another try, or edited: nothing is known of the step then
+                now = write_acted(tx, now, acted, acted.step, acted.direction, ctx)
+    return now
 
 
 def _close_cutover(tx: Tx, now: NetworkCutover, ended: EndedRun, ctx: RunContext) -> NetworkCutover:

@@ -28,6 +28,7 @@ from wavelift.rules.grants import (
     lifetime_of_move,
     sign,
 )
+from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.rules.preflight_requester import CODES
 from wavelift.rules.principals import Principals
@@ -73,7 +74,7 @@ class Requesters:
     by_server: Mapping[str, str]
     principal_of: PrincipalOf
 
-    def principals(self, environment: Environment) -> dict[str, str]:
+    def principals(self, environment: Environment | HcxEnvironment) -> dict[str, str]:
         """Server, or all → the user in vCenter who is asked for; as the environment's ``vcenter_check`` says."""
         if environment.vcenter_check == "off":
             return {}

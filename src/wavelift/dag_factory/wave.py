@@ -62,8 +62,12 @@ class WaveTasks(FlowTasks, ABC):
     """The tasks of one flow for one wave."""
 
     def __init__(self, flow: Flow, shape: WaveShape) -> None:
-        super().__init__(flow, {Plane.CONNECTOR: shape.connector, Plane.ENVIRONMENT: shape.environment_queue})
         self.shape = shape
+        super().__init__(flow, self.queues())
+
+    def queues(self) -> dict[Plane, str]:
+        """The queue of each plane; the others have Airflow's default queue."""
+        return {Plane.CONNECTOR: self.shape.connector, Plane.ENVIRONMENT: self.shape.environment_queue}
 
     @abstractmethod
     def of_run(self) -> Any:

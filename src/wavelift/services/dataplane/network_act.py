@@ -82,7 +82,14 @@ class _Acting:
         self.order, self.sites, self.ctx = order, sites, ctx
         self.side = sites.source(order.place, order.cutover)
         self.there = NsxSide(sites.destination, order.place.network.destination.segment)
-        self.changed = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether this order wrote, in this call or an earlier one."""
+        return bool(self.ctx.checkpoints.get(_changed(self.order)))
+
+    def wrote(self) -> None:
+        self.ctx.checkpoints.set(_changed(self.order), True)
 
     # Forward
 
@@ -239,7 +246,7 @@ class _Noted(Side):
         return self._side.read()
 
     def write(self, to: object) -> None:
-        self._acting.changed = True
+        self._acting.wrote()
         self._side.write(to)
 
     def settled(self, to: object) -> Outcome:
@@ -254,6 +261,10 @@ def job_of(order: NetworkOrder, ctx: RunContext) -> str:
 
 def _since(order: NetworkOrder) -> str:
     return f"{SINCE}.{order.direction}.{order.step}.{order.clear_number}"
+
+
+def _changed(order: NetworkOrder) -> str:
+    return f"changed.{order.direction}.{order.step}.{order.clear_number}"
 
 
 def _refuse_late(order: NetworkOrder, waiting: Waiting, ctx: RunContext) -> None:

@@ -35,6 +35,8 @@ class Change:
 
     wanted: str
     due: float
+    due_by_machine: float
+    """The same by the machine's clock, if no test moves the simulator's."""
     outcome: str = ""
     rule: int = 0
 
@@ -289,7 +291,7 @@ class Segments:
             segment.body["advanced_config"]["connectivity"] = segment.realised
             return
         due = self._clock.now() + self._settings.realise_seconds
-        segment.change = Change(segment.connectivity, due, outcome, rule)
+        segment.change = Change(segment.connectivity, due, due - self._clock.offset, outcome, rule)
 
     def _settle(self) -> None:
         """Let what is due happen."""
@@ -309,7 +311,7 @@ class Segments:
                 segment.realised = change.wanted
             # By the machine's clock: it happened when it was due, not now that somebody looks.
             stuck = change.outcome == "stuck"
-            self._note(time.time() if stuck else min(change.due - self._clock.offset, time.time()))
+            self._note(time.time() if stuck else min(change.due_by_machine, time.time()))
 
     def _routes(self) -> Iterator[tuple[str, str]]:
         for segment in self._segments.values():

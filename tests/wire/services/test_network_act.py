@@ -1,0 +1,203 @@
+"""A network cutover on the queue, against HCX between two NSX: forward, back, finished; killed, lost, changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.gateways import GatewayAlarm
+from tests.network_journey import Journey, opened, place
+from tests.wire.simulators_hcx.conftest import HERE, PREFIX, Sites, running, sites
+
+from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.services.dataplane.steps.step import ChangedElsewhere
+
+__all__ = ["running", "sites"]
+pytestmark = pytest.mark.wire
+THERE = "/infra/segments/L2E_VLAN-100"
+
+
+@pytest.fixture
+def journey(sites: Sites) -> Iterator[Journey]:
+    def tick(seconds: float) -> None:
+        for each in (sites.hcx, sites.here, sites.there):
+            each.advance(seconds)
+
+    with opened(sites.hcx, sites.there, sites.here) as both:
+        yield Journey(both, place(), tick)
+
+
+def routing(sites: Sites) -> list[str]:
+    return GatewayAlarm([sites.here, sites.hcx], [sites.there]).routing(PREFIX)
+
+
+def test_hcx_06_the_gateway_moves_and_every_place_is_read_back(sites: Sites, journey: Journey) -> None:
+    looked = journey.look()
+    assert [each for each in looked.findings if each.severity == "error"] == []
+    assert (looked.source["connectivity"], looked.destination["connectivity"]) == ("ON", "OFF")
+    assert routing(sites) == [HERE]
+    source, extension, destination = journey.forward()
+    assert (source.state["connectivity"], source.changed, source.read_back) == ("OFF", True, True)
+    assert extension.state is None
+    assert extension.job
+    assert (destination.state["connectivity"], destination.changed, destination.note) == ("ON", False, "")
+    assert routing(sites) == [THERE]
+
+
+def test_hcx_07_the_way_back_restores_all_three(sites: Sites, journey: Journey) -> None:
+    looked = journey.look()
+    journey.forward()
+    destination, extension, source = journey.back()
+    assert destination.state == looked.destination
+    assert extension.state == looked.extension
+    assert extension.extension_id not in ("", looked.extension_id)
+    assert source.state == looked.source
+    assert routing(sites) == [HERE]
+
+
+def test_each_order_may_be_repeated(sites: Sites, journey: Journey) -> None:
+    journey.look()
+    journey.forward()
+    calls = {each: sites.hcx.counters().get(each, {}).get("calls", 0) for each in sites.hcx.counters()}
+    journey.tasks.clear()  # as after a clear
+    assert [each.changed for each in journey.forward()] == [False, False, False]
+    assert sites.hcx.counters()["hcx.Unextend"]["calls"] == calls["hcx.Unextend"] == 1
+    journey.back()
+    journey.tasks.clear()
+    assert [each.changed for each in journey.back()] == [False, False, False]
+    assert routing(sites) == [HERE]
+
+
+def test_a_destination_that_hcx_left_off_is_connected_and_told(sites: Sites, journey: Journey) -> None:
+    sites.hcx.settings(destination_stays_off=True)
+    journey.look()
+    *_, destination = journey.forward()
+    assert destination.changed
+    assert "HCX left the destination disconnected" in destination.note
+    assert routing(sites) == [THERE]
+
+
+@pytest.mark.parametrize("end", ["didFail", "isCancelled", "isRolledBack"])
+def test_a_job_that_fails_and_keeps_the_extension_stops_and_can_be_undone(
+    sites: Sites, journey: Journey, end: str
+) -> None:
+    sites.hcx.settings(unextend_fails="kept", job_end=end)
+    journey.look()
+    journey.act("source", "forward")
+    with pytest.raises(PermanentError, match="to end the extension ended"):
+        journey.act("extension", "forward")
+    assert routing(sites) == []
+    journey.back()
+    assert routing(sites) == [HERE]
+
+
+def test_a_job_that_fails_although_the_extension_is_gone_goes_on(sites: Sites, journey: Journey) -> None:
+    sites.hcx.settings(unextend_fails="gone")
+    journey.look()
+    _, extension, destination = journey.forward()
+    assert "failed" in extension.note
+    assert destination.changed
+    assert routing(sites) == [THERE]
+
+
+@pytest.mark.parametrize("generation", ["l2", "network"])
+def test_both_generations_and_an_extension_that_lingers(sites: Sites, journey: Journey, generation: str) -> None:
+    sites.hcx.settings(extensions=generation, extension_lingers_seconds=90.0)
+    journey.look()
+    journey.forward()
+    journey.back()
+    assert routing(sites) == [HERE]
+
+
+def test_a_segment_that_somebody_changed_since_is_left_alone(sites: Sites, journey: Journey) -> None:
+    journey.look()
+    sites.here.put_segment(HERE, gateway="10.1.2.254/24")
+    with pytest.raises(ChangedElsewhere):
+        journey.act("source", "forward")
+    assert sites.here.segment(HERE)["advanced_config"]["connectivity"] == "ON"
+
+
+def test_the_destination_is_never_connected_while_the_source_routes(sites: Sites, journey: Journey) -> None:
+    journey.look()
+    for step in ("extension", "destination"):
+        with pytest.raises(PermanentError, match="Both sides would route"):
+            journey.act(step, "forward")
+    assert routing(sites) == [HERE]
+
+
+def test_the_source_is_never_connected_while_the_destination_routes(sites: Sites, journey: Journey) -> None:
+    """Its order alone isolates the destination first, and makes the extension no condition."""
+    journey.look()
+    journey.forward()
+    acted = journey.act("source", "back")
+    assert acted.state["connectivity"] == "ON"
+    assert routing(sites) == [HERE]
+
+
+def test_a_person_s_word_stands_where_nothing_reads_the_source(sites: Sites) -> None:
+    """The source's router is known to nobody here: the tests' world is told what the person does."""
+
+    def tick(seconds: float) -> None:
+        for each in (sites.hcx, sites.there):
+            each.advance(seconds)
+
+    sites.here.put_segment(HERE, advanced_config={"connectivity": "OFF"})
+    sites.hcx.route(PREFIX, routed=True)
+    with opened(sites.hcx, sites.there) as both:
+        journey = Journey(both, place("person", segment=None), tick)
+        journey.look()
+        with pytest.raises(PermanentError, match="nobody has confirmed"):
+            journey.act("extension", "forward")
+        sites.hcx.route(PREFIX, routed=False)
+        journey.word = "ana"
+        source, *_ = journey.forward()
+        assert not source.read_back
+        assert routing(sites) == [THERE]
+        journey.act("destination", "back")
+        journey.act("extension", "back")
+        assert routing(sites) == []
+        sites.hcx.route(PREFIX, routed=True)
+        journey.act("source", "back")
+    assert routing(sites) == ["router"]
+
+
+def test_finish_waits_for_ports_and_deletes_and_renames(sites: Sites, journey: Journey) -> None:
+    journey.place = place(rename_to="web")
+    journey.look()
+    journey.forward()
+    for port in sites.here.control("GET", f"ports?segment={HERE}"):
+        sites.here.remove_port(HERE, port["id"])
+    sites.here.settings(port_linger_seconds=120.0)
+    done = journey.finish()
+    assert done.deleted
+    assert done.renamed == "web"
+    assert [each["path"] for each in sites.here.segments()] == []
+    assert sites.there.segment(THERE)["display_name"] == "web"
+
+
+def test_finish_deletes_nothing_while_the_destination_does_not_route(sites: Sites, journey: Journey) -> None:
+    journey.look()
+    with pytest.raises(PermanentError, match="does not route"):
+        journey.finish()
+    assert sites.here.segment(HERE)
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_a_lost_answer_asks_hcx_once_and_the_way_back_waits_for_what_may_come(
+    sites: Sites, journey: Journey, turn: int
+) -> None:
+    """The DELETE did its work, its answer was cut; or its task died before the answer. Then somebody reverts."""
+    sites.hcx.settings(unextend_seconds=300.0)
+    journey.look()
+    journey.act("source", "forward")
+    sites.hcx.rule(operation="Unextend*", cut_response_after=0, count=1)
+    journey.ended_ordered = journey.clock.now()
+    with pytest.raises(WaveliftError):
+        journey.act("extension", "forward")
+    assert journey.job == ""
+    if turn:
+        journey.back()
+        assert routing(sites) == [HERE]
+        return
+    journey.forward()
+    assert routing(sites) == [THERE]

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.live import LiveValidateOperator as LiveValidateOperator
     from wavelift.operators.connector.live import LiveVerifyDestinationOperator as LiveVerifyDestinationOperator
     from wavelift.operators.connector.live import LiveVerifySourceOperator as LiveVerifySourceOperator
+    from wavelift.operators.connector.network import ActNetworkOperator as ActNetworkOperator
+    from wavelift.operators.connector.network import FinishNetworkOperator as FinishNetworkOperator
+    from wavelift.operators.connector.network import LookNetworkOperator as LookNetworkOperator
+    from wavelift.operators.connector.network import ProbeNetworkOperator as ProbeNetworkOperator
     from wavelift.operators.connector.preflight import PreflightOperator as PreflightOperator
     from wavelift.operators.connector.replication import ReplicationPreflightOperator as ReplicationPreflightOperator
     from wavelift.operators.connector.replication import ReplicationRunOperator as ReplicationRunOperator
@@ -86,6 +90,18 @@ if TYPE_CHECKING:
     from wavelift.operators.control.live_plan import PlanLiveOperator as PlanLiveOperator
     from wavelift.operators.control.live_plan import ReserveLiveOperator as ReserveLiveOperator
     from wavelift.operators.control.live_plan import WindowLiveOperator as WindowLiveOperator
+    from wavelift.operators.control.network import AdmitNetworkOperator as AdmitNetworkOperator
+    from wavelift.operators.control.network import ApproveFinishOperator as ApproveFinishOperator
+    from wavelift.operators.control.network import ApproveNetworkOperator as ApproveNetworkOperator
+    from wavelift.operators.control.network import FinishedNetworkOperator as FinishedNetworkOperator
+    from wavelift.operators.control.network import NetworkReportOperator as NetworkReportOperator
+    from wavelift.operators.control.network import OrderFinishOperator as OrderFinishOperator
+    from wavelift.operators.control.network import OrderNetworkOperator as OrderNetworkOperator
+    from wavelift.operators.control.network import RecordNetworkOperator as RecordNetworkOperator
+    from wavelift.operators.control.network import RevertedNetworkOperator as RevertedNetworkOperator
+    from wavelift.operators.control.network import RevertFailedNetworkOperator as RevertFailedNetworkOperator
+    from wavelift.operators.control.network import SettleNetworkOperator as SettleNetworkOperator
+    from wavelift.operators.control.network_cutover import NetworkCutoverOperator as NetworkCutoverOperator
     from wavelift.operators.control.record import RecordOperator as RecordOperator
     from wavelift.operators.control.report import ReplicationReportOperator as ReplicationReportOperator
     from wavelift.operators.control.report import ReportOperator as ReportOperator
@@ -139,6 +155,12 @@ OPERATORS: Final = {
         "LiveValidateOperator",
         "LiveVerifyDestinationOperator",
         "LiveVerifySourceOperator",
+    ),
+    "connector.network": (
+        "ActNetworkOperator",
+        "FinishNetworkOperator",
+        "LookNetworkOperator",
+        "ProbeNetworkOperator",
     ),
     "connector.preflight": ("PreflightOperator",),
     "connector.replication": (
@@ -208,6 +230,20 @@ OPERATORS: Final = {
         "ReserveLiveOperator",
         "WindowLiveOperator",
     ),
+    "control.network": (
+        "AdmitNetworkOperator",
+        "ApproveFinishOperator",
+        "ApproveNetworkOperator",
+        "FinishedNetworkOperator",
+        "NetworkReportOperator",
+        "OrderFinishOperator",
+        "OrderNetworkOperator",
+        "RecordNetworkOperator",
+        "RevertFailedNetworkOperator",
+        "RevertedNetworkOperator",
+        "SettleNetworkOperator",
+    ),
+    "control.network_cutover": ("NetworkCutoverOperator",),
     "control.record": ("RecordOperator",),
     "control.report": (
         "ReplicationReportOperator",

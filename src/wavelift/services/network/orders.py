@@ -309,14 +309,18 @@ def _asks(  # whose step, in which direction
     since = row.changed_at or ctx.clock.now()
     late = direction == "forward" and ctx.clock.now() - since >= timedelta(hours=hours)
     if not late:
+        kept = {"wait": wait_of(row), "words": f"until somebody confirms: {ask}"}
+        with ledger.write(network_cutovers.lock_name(known.network)) as tx:
+            now = rows_of(tx, known)[row.name]
+            if now.wait != kept:
+                _change(tx, now, now.state, ctx.clock.now(), ctx, wait=kept, error=now.error)
         return AsksPerson(known.id, known.network, row.name, direction, wait_of(row), ask, since)
-    error = PermanentError(
+    raise PermanentError(
         f"Nobody confirmed within {hours:g} h, since {utc_minute(since)}: {ask}",
         next_step=GO_ON,
         cutover=known.id,
         step=row.name,
     )
-    raise error
 
 
 def _word_of(row: StepRow) -> str:

@@ -355,6 +355,16 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
             liveness=AirflowLiveness(context),
         )
 
+    def must_not_be_cleared(self, context: Context, issued: int | None, *, issuer: str) -> None:
+        """Refuse an order that was given before a clear of any task of this run, before anything outside is asked.
+
+        :param issued: the ``clear_number`` of the order or grant. :param issuer: the task that gave it.
+        :raises GrantError: the run was cleared since.
+        """
+        from wavelift.rules.grants import require_uncleared
+
+        require_uncleared(issued, clears_of(context), issuer=issuer)
+
     @contextmanager
     def moving(self, context: Context, server: str) -> Iterator[RunContext]:
         """The run context of a task that moves disks: its progress is written, and an outlived try is stopped."""
@@ -404,6 +414,11 @@ def asker_of(context: Context) -> Requester:
 def requester_of(context: Context) -> str:
     """Who asked for the DAG run, as the ledger keeps it."""
     return str(asker_of(context))
+
+
+def clears_of(context: Context) -> int:
+    """How often tasks of the run were cleared. Airflow counts each clear of any task of it, of this one or another."""
+    return int(getattr(context["dag_run"], "clear_number", None) or 0)
 
 
 def conf_of(context: Context) -> dict[str, Any]:

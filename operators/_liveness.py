@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -55,9 +55,13 @@ class AirflowLiveness:
     def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
         """A holder is alive unless all its tasks have ended for certain: see :class:`MappedGroup`.
 
+        Slots that the run's own tasks hold, for all its servers together, are alive until each of these has ended.
         When Airflow does not answer, all are alive: a task that asks for a slot need not fail for that.
         """
-        tasks = {step.task_id for flow in FLOWS for step in flow.steps if kind in step.holds}
+        steps = [step for flow in FLOWS for step in flow.steps if kind in step.holds]
+        if not any(step.per_server for step in steps):
+            return holders if self._all_ended(run, [step.task_id for step in steps]) else ()
+        tasks = {step.task_id for step in steps}
         other: dict[str, Any] = {"dag_id": run.dag_id, "run_id": run.dag_run_id}
         try:
             listed = self._ti.xcom_pull(task_ids=PREFLIGHT, map_indexes=-1, **other)
@@ -71,6 +75,17 @@ class AirflowLiveness:
         last = {RELEASE} if RELEASE in tasks else tasks
         prefix = f"{run.dag_id}/{run.dag_run_id}/"
         return [one for one in holders if group.ended(one.removeprefix(prefix), tasks=tasks, last=last)]
+
+    def _all_ended(self, run: DagRun, tasks: Sequence[str]) -> bool:
+        """Whether all of these tasks of a run, none of them mapped, have ended. A task that was cleared has no state:
+        it will run again."""
+        try:
+            found = self._ti.get_task_states(dag_id=run.dag_id, run_ids=[run.dag_run_id], task_ids=list(tasks))
+        except AirflowRuntimeError as error:
+            log.warning("Airflow did not tell which tasks of %s have ended: nothing is freed: %s", run, error)
+            return False
+        states = found.get(run.dag_run_id, {})
+        return set(tasks) <= states.keys() and all(state in ENDED_STATES for state in states.values())
 
 
 Entry = tuple[str, int | None]

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wavelift.sensors.imports import ImportImageSensor
+    from wavelift.sensors.network import NetworkCutoverSensor
     from wavelift.sensors.power import VmPowerStateSensor
     from wavelift.sensors.replication import ReplicationRunSensor
 
-_HOME = {"ImportImageSensor": "imports", "ReplicationRunSensor": "replication", "VmPowerStateSensor": "power"}
-__all__ = ["ImportImageSensor", "ReplicationRunSensor", "VmPowerStateSensor"]
+_HOME = {
+    "ImportImageSensor": "imports",
+    "NetworkCutoverSensor": "network",
+    "ReplicationRunSensor": "replication",
+    "VmPowerStateSensor": "power",
+}
+__all__ = ["ImportImageSensor", "NetworkCutoverSensor", "ReplicationRunSensor", "VmPowerStateSensor"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wavelift.rules.grants import Grant, Intent, Work
     from wavelift.services.dataplane.messages import ServerTask
 
-NEEDS: Final = ("look", "move", "stop", "nothing")
+NEEDS: Final = ("look", "move", "stop", "live", "network", "nothing")
 UNTOLD: Final = "default"
 
 
@@ -44,10 +44,10 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
     vCenter, :meth:`vcenter` opens nothing.
     """
 
-    needs_grant: ClassVar[Literal["look", "move", "stop", "nothing"]]
+    needs_grant: ClassVar[Literal["look", "move", "stop", "live", "network", "nothing"]]
     """``nothing``: it only reads an inventory, or cleans up. Cleaning up is never refused."""
     grant_action: Work = "migrate"
-    grant_issuer: ClassVar[str] = ""
+    grant_issuer: str = ""
     """The task of the run that issues it. Empty: ``admit`` of a look, else the server's ``reserve``."""
     _grant: Grant | None = None
 
@@ -57,13 +57,19 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
             raise TypeError(f"{cls.__name__} must say what it needs: needs_grant is one of {', '.join(NEEDS)}")
 
     def vcenter(self, vsphere_conn_id: str) -> AbstractContextManager[VsphereSession]:
-        if self.needs_grant != "nothing" and (self._grant is None or self._grant.vcenter != vsphere_conn_id):
+        self.must_be_granted(vsphere_conn_id)
+        return super().vcenter(vsphere_conn_id)
+
+    def must_be_granted(self, conn_id: str) -> None:
+        """:raises PermanentError: this try has verified no grant that names the connection."""
+        if self.needs_grant == "nothing":
+            return
+        if self._grant is None or conn_id not in (self._grant.vcenter, *self._grant.connections):
             raise PermanentError(
-                "No grant for this vCenter was verified",
-                connection=vsphere_conn_id,
+                "No grant for this connection was verified",
+                connection=conn_id,
                 next_step="This is a defect of the operator: it must call 'verify_grant' first",
             )
-        return super().vcenter(vsphere_conn_id)
 
     def verify_grant(self, context: Context, token: str, **about: Any) -> Grant:
         """Compare what the control plane signed with what this task is about to do.
@@ -85,7 +91,7 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
             connector=self._sent_by(ti),
             **about,
         )
-        self._grant = grants.verify(
+        grant = grants.verify(
             token,
             intent,
             keys=config.grant_keys_folder(),
@@ -93,7 +99,9 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
             now=SystemClock().now(),
             issuer=self.grant_issuer,
         )
-        return self._grant
+        self.must_not_be_cleared(context, grant.clear_number, issuer=self.grant_issuer)
+        self._grant = grant
+        return grant
 
     def _sent_by(self, ti: Any) -> str:
         """The queue by which Airflow sent this task here. No XCom says it.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import Ledger
     from wavelift.rules.plans import ResolvedWave
+    from wavelift.services.common.admit import Lost
     from wavelift.services.common.authority import Allowed, Rights
     from wavelift.services.common.wanted import Terms
     from wavelift.services.dataplane.messages import ServerTask
@@ -37,6 +38,12 @@ class ControlOperator(OpensLedger, WaveliftOperator):
         from wavelift.specs import resolved_wave
 
         return resolved_wave(wave, config.waves_folder(), config.environments_folder())
+
+    def lost_rights(self) -> Lost:
+        """Tells what an ended run of the wave froze that the present files do not allow any more."""
+        from wavelift.services.common.admit import lost_of
+
+        return lost_of(self.resolved)
 
     def rights(self) -> Rights:
         """Asks who may do what, by the files as they are now."""
@@ -106,8 +113,8 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
                 # Before each asking: a right that was taken away while the server waited grants nothing. And before a
                 # run that has ended is opened again: whoever may not leaves it closed.
                 self.allowed = require_again(ledger, ctx, action, rights=self.rights())
-                reopen(ledger, self.resolved, ctx)
+                reopen(ledger, self.lost_rights(), ctx)
             else:
-                require_rights(ledger, self.resolved, action, ctx, rights=self.rights())
+                require_rights(ledger, self.lost_rights(), action, ctx, rights=self.rights())
                 task = frozen.checked(ledger, task, ctx)
         return self.work_on(task, context)

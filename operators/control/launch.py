@@ -70,7 +70,9 @@ class LaunchImportedOperator(WaveRunOperator):
             admitted = frozen.admitted(ledger, Admitted.load(self.admitted), self.server_context(context))
             if admitted.mode != "launch":
                 return []
-            require_rights(ledger, self.resolved, Action.MIGRATE, self.server_context(context), rights=self.rights())
+            require_rights(
+                ledger, self.lost_rights(), Action.MIGRATE, self.server_context(context), rights=self.rights()
+            )
             access = self.aws_of(admitted.wave.environment)
             results = [
                 launch_later(ledger, access, admitted.wave, id, self.server_context(context, id))

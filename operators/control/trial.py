@@ -87,7 +87,7 @@ class TestServerOperator(WaveRunOperator):
         named = str(self.server.get("name")) if isinstance(self.server, Mapping) else ""
         ctx = self.server_context(context, named)
         with self.ledger() as ledger:
-            require_rights(ledger, self.resolved, Action.MIGRATE, ctx, rights=self.rights())
+            require_rights(ledger, self.lost_rights(), Action.MIGRATE, ctx, rights=self.rights())
             return self.of_server(ledger, ctx, context)
 
     def of_server(self, ledger: Ledger, ctx: RunContext, context: Context) -> dict[str, Any]:

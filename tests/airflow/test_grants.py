@@ -188,7 +188,7 @@ def test_who_may_not_export_a_vm_in_vcenter_gets_none_through_wavelift(lab: Lab)
 
 
 def test_an_operator_that_does_not_say_what_it_needs_is_no_operator() -> None:
-    with pytest.raises(TypeError, match="needs_grant is one of look, move, stop, nothing"):
+    with pytest.raises(TypeError, match="needs_grant is one of look, move, stop, live, network, nothing"):
 
         class Forgot(ConnectorOperator):
             def work(self, context: Any) -> None: ...
@@ -222,7 +222,7 @@ def test_an_operator_that_does_not_say_what_it_needs_is_no_operator() -> None:
 
 def test_a_vcenter_stays_shut_for_an_operator_that_verified_nothing() -> None:
     task = preflight.PreflightOperator(task_id="preflight", admitted={})
-    with pytest.raises(Exception, match="No grant for this vCenter was verified"):
+    with pytest.raises(Exception, match="No grant for this connection was verified"):
         task.vcenter("vsphere_demo")
 
 

@@ -200,9 +200,11 @@ def test_its_command_works(installed: Installed, tmp_path: Path) -> None:
     assert {path.name for path in dags.iterdir()} == {
         "waves.py",
         "wave_errors.py",
+        "networks.py",
         "catalog.py",
         "waves",
         "environments",
+        "networks",
     }
     assert (tmp_path / "airflow" / "wavelift" / "wavelift.db").stat().st_size > 0
 

@@ -70,17 +70,24 @@ def _instant(text: object) -> datetime | None:
 
 
 def wave_deadline(shape: WaveShape) -> list[Any] | None:
-    """The deadlines of a run, counted from when it was queued. None without ``deadline_minutes``."""
-    minutes = shape.deadline_minutes
+    """:func:`deadline_of` a wave."""
+    return deadline_of(shape.wave, shape.deadline_minutes)
+
+
+def deadline_of(name: str, minutes: int | None) -> list[Any] | None:
+    """The deadlines of a run, counted from when it was queued. None without ``deadline_minutes``.
+
+    :param name: of the wave or the network.
+    """
     if minutes is None:
         return None
     from airflow.sdk.definitions.deadline import DeadlineReference
 
-    queued, told = DeadlineReference.DAGRUN_QUEUED_AT, {"wave": shape.wave, "minutes": minutes}
+    queued, told = DeadlineReference.DAGRUN_QUEUED_AT, {"wave": name, "minutes": minutes}
     return [
-        _alert(f"{shape.wave} within {minutes} minutes", queued, timedelta(minutes=minutes), told),
+        _alert(f"{name} within {minutes} minutes", queued, timedelta(minutes=minutes), told),
         _alert(
-            f"{shape.wave}: {WARN_AT:.0%} of {minutes} minutes",
+            f"{name}: {WARN_AT:.0%} of {minutes} minutes",
             queued,
             timedelta(minutes=minutes) * WARN_AT,
             {**told, "share": WARN_AT},

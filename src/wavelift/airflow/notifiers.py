@@ -48,6 +48,8 @@ class Kind(StrEnum):
     """A cutover is open, and perhaps neither source nor instance serves: its run is over, or it takes too long."""
     PERSON = "person"
     """A step of a cutover, or of its way back, waits for a person."""
+    NOBODY_ROUTES = "nobody_routes"
+    """A run of a network's cutover ended, and perhaps neither side routes the network."""
 
 
 class Notice(Message):

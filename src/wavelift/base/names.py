@@ -10,6 +10,9 @@ TAG_RUN: Final = "wavelift:run"
 TAG_SERVER: Final = "wavelift:server"
 TAG_WAVE: Final = "wavelift:wave"
 SNAPSHOT_PREFIX: Final = "wavelift-"
+ON_DEMAND: Final = "on_demand__"
+"""Of the ids of DAG runs that are asked for by name: Airflow gives its own others, so that a name which a caller chose
+is never one of those."""
 RUN_HASH_LENGTH: Final = 12
 """48 bits: the probability of a collision among a million runs is 1 in 500."""
 

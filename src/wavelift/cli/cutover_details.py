@@ -11,7 +11,14 @@ from wavelift.base.units import human_seconds
 from wavelift.cli.output import Times, add_row, say, show, show_facts, table
 from wavelift.cli.states import tries_again
 from wavelift.cli.watch import step_row
-from wavelift.console.cutover_answers import BackupRow, CutoverDetails, CutoverRow, CutoverStep, TrialRow
+from wavelift.console.cutover_answers import (
+    BackupRow,
+    CutoverApproval,
+    CutoverDetails,
+    CutoverRow,
+    CutoverStep,
+    TrialRow,
+)
 from wavelift.rules.cutover import CutoverState, StepState
 from wavelift.rules.flows import CONTINUE_FROM
 
@@ -82,14 +89,14 @@ def _cutover(row: CutoverDetails, times: Times) -> Pairs:
     yield "window", _window(row, times)
     yield "tier", row.tier
     yield "forecast", _forecast(row.forecast)
-    yield "approval", _approval(row, times)
+    yield "approval", approval_words(row.approval, times)
     yield "source", _source(row.source)
     yield "image", "\n".join(filter(None, (row.image_id, row.run_id)))
     yield "instance", f"{row.instance_id} {row.private_ip}".strip()
     yield "checks", "\n".join(_checks(row.checks or ()))
-    yield "prepared", "\n".join(_steps(row.prepared, times))
-    yield "network", "\n".join(_steps(row.steps, times))
-    yield "times", "\n".join(_moments(row.times, times))
+    yield "prepared", "\n".join(step_lines(row.prepared, times))
+    yield "network", "\n".join(step_lines(row.steps, times))
+    yield "times", "\n".join(moment_lines(row.times, times))
     yield "error", row.error or row.retry_reason
     yield "DAG run", f"{row.dag_run_id} of {row.dag_id}"
     yield "runs", "\n".join(_runs(row))
@@ -114,12 +121,13 @@ def _forecast(told: Mapping[str, Any] | None) -> str:
     return "; ".join(filter(None, (", ".join(found), str(told.get("basis") or ""))))
 
 
-def _approval(row: CutoverDetails, times: Times) -> str:
-    if row.approval is None:
+def approval_words(approval: CutoverApproval | None, times: Times) -> str:
+    """Who answered, and until when that counts."""
+    if approval is None:
         return ""
-    did = {"approve": "approved", "reject": "rejected"}.get(row.approval.answer, row.approval.answer)
-    until = f", counts until {times.of(row.approval.valid_until)}" if did == "approved" else ""
-    return f"{did} by {row.approval.answered_by} at {times.of(row.approval.answered_at)}{until}"
+    did = {"approve": "approved", "reject": "rejected"}.get(approval.answer, approval.answer)
+    until = f", counts until {times.of(approval.valid_until)}" if did == "approved" else ""
+    return f"{did} by {approval.answered_by} at {times.of(approval.answered_at)}{until}"
 
 
 def _source(source: Mapping[str, Any] | None) -> str:
@@ -139,7 +147,8 @@ def _checks(checks: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{name}: {result}{f': {words}' if words else ''}"
 
 
-def _steps(steps: Sequence[CutoverStep], times: Times) -> Iterator[str]:
+def step_lines(steps: Sequence[CutoverStep], times: Times) -> Iterator[str]:
+    """Undoable steps, each with its undo."""
     for place, step in enumerate(steps, start=1):
         at = f" {times.of(step.changed_at)}" if step.changed_at else ""
         yield f"{place}. {step.name}: {step.state}{at}"
@@ -161,9 +170,10 @@ def _value(value: Any) -> str:
     return "nothing" if value is None else str(value)
 
 
-def _moments(known: Mapping[str, Instant], times: Times) -> Iterator[str]:
+def moment_lines(known: Mapping[str, Instant], times: Times, names: Mapping[str, str] = MOMENTS) -> Iterator[str]:
+    """Moments in their order. :param names: what each means; others are shown by their own names."""
     for name, at in sorted(known.items(), key=lambda each: each[1]):
-        yield f"{times.of(at)}  {MOMENTS.get(name, name)}"
+        yield f"{times.of(at)}  {names.get(name, name)}"
 
 
 def _runs(row: CutoverDetails) -> Iterator[str]:
@@ -174,12 +184,19 @@ def _runs(row: CutoverDetails) -> Iterator[str]:
             yield f"{words}: {id}"
 
 
+def asked_of_person(steps: Iterable[CutoverStep], confirm: str) -> str:
+    """What a step asks of a person now; empty: nothing. :param confirm: the command that takes the person's word."""
+    asked = next((step for step in steps if step.kind == "person" and step.waits), None)
+    if asked is None:
+        return ""
+    words = asked.undo_words if asked.state is StepState.UNDOING else asked.words
+    return f"{words}. Then: `{confirm} {shlex.quote(asked.name)}`"
+
+
 def _next(row: CutoverDetails) -> str:
     back = f"`wavelift cutover revert {row.id}` goes back to the source"
-    asked = next((step for step in row.steps if step.kind == "person" and step.waits), None)
-    if asked is not None:
-        words = asked.undo_words if asked.state is StepState.UNDOING else asked.words
-        return f"{words}. Then: `wavelift cutover confirm {row.id} {shlex.quote(asked.name)}`"
+    if asked := asked_of_person(row.steps, f"wavelift cutover confirm {row.id}"):
+        return asked
     if row.state is CutoverState.WAITING:
         return (
             f"`wavelift cutover approve {row.wave} {row.dag_run_id}` approves the plan, if its run asks; "

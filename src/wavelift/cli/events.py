@@ -14,10 +14,10 @@ from wavelift.cli.exported import SealedFiles, read_file, to_file, to_stdout
 from wavelift.cli.local_time import typed_time
 from wavelift.cli.output import AsJson, Times, print_json, say, told_empty
 from wavelift.console.audit_answers import AnyEventList, EventList, EventRow, SealedNow, SealsChecked
-from wavelift.rules.flows import FLOWS
+from wavelift.rules.flows import EVERY_FLOW
 from wavelift.rules.seals import Difference
 
-IDS: Final = (*(flow.prefix for flow in FLOWS), "job-")
+IDS: Final = (*(flow.prefix for flow in EVERY_FLOW), "job-")
 """How the ids begin of what has a trail of its own."""
 FIRST: Final = "The first one is written when a connector is registered or a wave begins"
 

@@ -27,7 +27,7 @@ from wavelift.base.tries import FailedTry
 from wavelift.base.units import human_bytes, human_seconds
 from wavelift.cli.output import plain
 from wavelift.console.answers import ServerStep
-from wavelift.rules.flows import ADMIT, CUTOVER, FLOWS, PREFLIGHT, REPORT, flow_of, server_step
+from wavelift.rules.flows import ADMIT, CUTOVER, EVERY_FLOW, PREFLIGHT, REPORT, flow_of, server_step
 
 DONE: Final = "done"
 QUEUED: Final = "queued"
@@ -389,10 +389,10 @@ def paused_words(dag_id: str, way_out: str = "") -> str:
 
 
 def _waits_of(task_id: str, dag_id: str) -> str:
-    """What a step waits for; of a DAG that is no wave's, by the first flow that has such a step."""
+    """What a step waits for; of a DAG that no spec has, by the first flow that has such a step."""
     name = server_step(task_id) or task_id
-    own = [flow for flow in FLOWS if flow.wave_of(dag_id)]
-    return next((step.waits for flow in own or FLOWS for step in flow.steps if step.name == name), "")
+    own = [flow for flow in EVERY_FLOW if flow.wave_of(dag_id)]
+    return next((step.waits for flow in own or EVERY_FLOW for step in flow.steps if step.name == name), "")
 
 
 class _Told:

@@ -29,6 +29,7 @@ from wavelift.console.environments import add_environment_routes
 from wavelift.console.events import add_event_routes
 from wavelift.console.gate import Gate, Login, airflow_login
 from wavelift.console.migrations import add_migration_routes
+from wavelift.console.networks import add_network_routes
 from wavelift.console.origin import SameOrigin
 from wavelift.console.queue import add_queue_routes
 from wavelift.console.replication import add_replication_routes
@@ -79,6 +80,7 @@ def create_app(login: Login = airflow_login) -> FastAPI:
     add_replication_routes(app)
     add_replication_run_routes(app)
     add_cutover_routes(app)
+    add_network_routes(app)
     add_trial_routes(app)
     add_queue_routes(app)
     add_event_routes(app)

@@ -16,7 +16,7 @@ from wavelift.console.access import not_loaded, require_trigger
 from wavelift.console.deps import LedgerDep, Specs, SpecsDep
 from wavelift.ledger import Ledger, groups
 from wavelift.rules.authority import Action
-from wavelift.rules.flows import FLOWS
+from wavelift.rules.flows import FLOWS, NETWORK
 from wavelift.rules.hcx_environment import AnyEnvironment
 from wavelift.rules.principals import ROLE
 from wavelift.services.common import authority
@@ -69,23 +69,30 @@ class Caller:
         self.rights = Rights(specs.granting, specs.group_memory())
 
     def require(self, dag_id: str, action: Action, *, stops: bool = False) -> None:
-        """The one question of every route that changes something of a wave.
+        """The one question of every route that changes something of a wave, or of a network.
 
-        :param dag_id: of one of the wave's DAGs: the right to trigger it is asked first.
+        :param dag_id: of one of its DAGs: the right to trigger it is asked first.
         :param stops: the route only stops what runs. While nobody can read what the environment says, the right on the
             DAG is enough for that.
-        :raises HTTPException: 403, without the right on the DAG; 404, there is no such wave.
+        :raises HTTPException: 403, without the right on the DAG; 404, there is no such file.
         :raises DeniedError: the environment does not grant it.
         """
         require_trigger(self.user, dag_id)
         wave = next((wave for flow in FLOWS if (wave := flow.wave_of(dag_id))), "")
-        environment = self._specs.environment_of(wave)
+        network = NETWORK.wave_of(dag_id)
+        environment = self._specs.environment_of_network(network) if network else self._specs.environment_of(wave)
         if environment is None and not stops:
             raise HTTPException(404, not_loaded(dag_id))
         if stops and self.rights.at(environment or "").granting is None:
             return
         authority.require(
-            self._ledger, self.requester, environment or "", action, rights=self.rights, clock=SystemClock(), wave=wave
+            self._ledger,
+            self.requester,
+            environment or "",
+            action,
+            rights=self.rights,
+            clock=SystemClock(),
+            wave=wave or network,
         )
 
     def require_in(self, dag_id: str, environment: str, action: Action, *, wave: str) -> None:

@@ -7,16 +7,16 @@ writing the right to trigger it and ``cut_over`` in the environment.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.base.errors import PermanentError
-from wavelift.base.run import DagRun, Requester, SystemClock
+from wavelift.base.run import DagRun, SystemClock
 from wavelift.console.access import readable_dags, require_read
+from wavelift.console.answering import Asking, answered
 from wavelift.console.answers import RunStarted
 from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.cutover_answers import (
@@ -34,16 +34,14 @@ from wavelift.console.on_demand import CONFLICT, ENDED, context_of, make_run, ne
 from wavelift.console.progress import Progress
 from wavelift.console.queue import Waiting
 from wavelift.console.requests import ApprovalBody, ConfirmBody, CutoverBody, CutoverQuery
-from wavelift.ledger import Ledger, cutovers, replication_runs, waves
+from wavelift.ledger import Ledger, cutovers, replication_runs
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.ledger.cutovers import CutoverFilter
-from wavelift.rules.approval import Given, own_request
 from wavelift.rules.authority import Action
 from wavelift.rules.conf import CutoverConf
 from wavelift.rules.cutover import CutoverState
 from wavelift.rules.flows import CUTOVER
 from wavelift.services.common.admit import frozen_wave
-from wavelift.services.common.approval import standing, take
 from wavelift.services.cutover import requests
 from wavelift.services.cutover.approvals import approval_of, finalize_question, plan_question
 from wavelift.services.cutover.ending import End, require_endable
@@ -51,11 +49,10 @@ from wavelift.services.cutover.steps import confirm
 from wavelift.services.migration.waiting import MAKING
 
 WAY_OUT: Final = "unpause it by the switch of the DAG in the web UI; `wavelift cutover` does it by itself"
-ASKING: Final = (CUTOVER.task_id("approve"), CUTOVER.task_id("approve_finalize"))
-JUST_NOW: Final = timedelta(seconds=10)
-"""What the run wrote in this time is the same answer."""
-OPTIONS: Final = {"approve": "Approve", "reject": "Reject"}
-"""The words of Airflow's ApprovalOperator."""
+ASKING: Final = Asking(
+    {CUTOVER.task_id("approve"): plan_question, CUTOVER.task_id("approve_finalize"): finalize_question},
+    lambda run: approval_of(frozen_wave(run).servers),
+)
 
 
 def add_cutover_routes(app: FastAPI) -> None:
@@ -183,23 +180,7 @@ def _answering(app: FastAPI) -> None:
         run = DagRun(CUTOVER.dag_id(wave), dag_run_id)
         caller.require(run.dag_id, Action.CUT_OVER)
         caller.require_where([run], Action.CUT_OVER)
-        _refuse_own(ledger, run, body, caller)
-        task_id = next((each for each in ASKING if airflow.asks(run.dag_id, dag_run_id, each)), None)
-        if task_id is None:
-            raise PermanentError(
-                "The run asks nothing now",
-                next_step="See its tasks: it asks when its plan is made, and an answer is given once",
-                run=run,
-            )
-        airflow.answer(run.dag_id, dag_run_id, task_id, OPTIONS[body.answer])
-        _keep(ledger, run, task_id, body, caller, airflow)
-        return CutoverAnswered(
-            dag_id=run.dag_id,
-            dag_run_id=dag_run_id,
-            task_id=task_id,
-            answer=body.answer,
-            answered_by=caller.requester.name,
-        )
+        return answered(run, ASKING, body, caller, ledger, airflow)
 
     @app.post("/cutovers/{cutover_id}/confirm")
     def confirm_step(cutover_id: str, body: ConfirmBody, caller: CallerDep, ledger: LedgerDep) -> StepConfirmed:
@@ -208,35 +189,6 @@ def _answering(app: FastAPI) -> None:
         caller.require_where([known.run], Action.CUT_OVER)
         step = confirm(ledger, cutover_id, body.step, caller.requester.name, clock=SystemClock())
         return StepConfirmed.of(step, **step_fields(step), cutover=cutover_id)
-
-
-def _refuse_own(ledger: Ledger, run: DagRun, body: ApprovalBody, caller: Caller) -> None:
-    """Refused at once, instead of being no answer later. The run decides again."""
-    with ledger.read() as tx:
-        known = waves.find(tx, run)
-    if known is None:
-        return
-    given = Given(user=caller.requester.name, approves=body.answer == "approve", at=SystemClock().now())
-    mode = approval_of(frozen_wave(known).servers)
-    denial = own_request(mode, Requester(known.requested_by), given)
-    if denial is not None:
-        raise PermanentError(denial.why, next_step=denial.way_out, run=run)
-
-
-def _keep(ledger: Ledger, run: DagRun, task_id: str, body: ApprovalBody, caller: Caller, airflow: ApiClient) -> None:
-    """Write the answer into the ledger as well: Airflow forgets one that comes within seconds of the question, if its
-    scheduler takes the task that asked for dead, and then the next try finds it here."""
-    with ledger.read() as tx:
-        known = waves.find(tx, run)
-    if known is None:
-        return
-    ctx = context_of(run, airflow, known.requested_by)
-    question = plan_question(ledger, ctx) if task_id == ASKING[0] else finalize_question(ledger, ctx)
-    if question.mode == "none":  # the run went on already
-        return
-    given = Given(user=caller.requester.name, approves=body.answer == "approve", at=ctx.clock.now())
-    if standing(ledger, question, since=given.at - JUST_NOW) is None:
-        take(ledger, question, given, ctx, rights=caller.rights)
 
 
 def _give_back(ledger: Ledger, run: DagRun) -> None:

@@ -21,13 +21,18 @@ from wavelift.rules.conf import RunConf
 from wavelift.rules.environment import PRINCIPALS
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.principals import Principals
+from wavelift.services.dataplane.network_messages import NetworkPlace
 from wavelift.specs import (
     SUFFIX,
     Granting,
+    UsableNetwork,
+    UsableNetworks,
     load_granting,
     load_principals,
     problem_of,
+    resolved_network,
     resolved_wave,
+    usable_networks,
     usable_waves,
 )
 
@@ -52,6 +57,28 @@ class Specs:
             return None
         known = usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder(), only=wave)
         return known.shapes[wave].environment if wave in known.shapes else ""
+
+    def network(self, name: str) -> NetworkPlace:
+        """:raises SpecError: when the present files are not valid."""
+        found = resolved_network(name, config.networks_folder(), config.environments_folder())
+        return NetworkPlace(network=found.spec, environment=found.environment)
+
+    def networks(self) -> dict[str, UsableNetwork]:
+        """By name, valid or by their last valid version; and which problems the files have."""
+        return dict(self._networks().networks)
+
+    def environment_of_network(self, network: str) -> str | None:
+        """As :meth:`environment_of`."""
+        if network not in self._stems(config.networks_folder()):
+            return None
+        known = self._networks(only=network)
+        return known.shapes[network].environment if network in known.shapes else ""
+
+    @staticmethod
+    def _networks(only: str | None = None) -> UsableNetworks:
+        return usable_networks(
+            config.networks_folder(), config.environments_folder(), config.last_valid_folder(), only=only
+        )
 
     def granting(self, environment: str) -> Granting:
         """:raises SpecError: when the present files are not valid."""

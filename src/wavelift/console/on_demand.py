@@ -13,13 +13,12 @@ from typing import Any, Final
 from fastapi import HTTPException
 
 from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.base.names import ON_DEMAND
 from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext, SystemClock
 from wavelift.console.deps import require_loaded
 
 ENDED: Final = ("success", "failed", "")
 """What a DAG run that is over, or was deleted, is."""
-PREFIX: Final = "on_demand__"
-"""Of the ids of these runs: Airflow gives its own others, so that a name which a caller chose is never one of those."""
 CONFLICT: Final = 409
 SERVER_ERROR: Final = 500
 
@@ -38,7 +37,7 @@ def new_run(dag_id: str, name: str = "") -> DagRun:
 
     :param name: by which the caller will know it again; empty: by time and chance.
     """
-    return DagRun(dag_id, PREFIX + (name or f"{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}"))
+    return DagRun(dag_id, ON_DEMAND + (name or f"{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}"))
 
 
 def context_of(run: DagRun, airflow: ApiClient, requester: str) -> RunContext:

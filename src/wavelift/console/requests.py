@@ -13,6 +13,7 @@ from wavelift.rules.cutover import CutoverState, TrialState
 from wavelift.rules.fields import FLAG, WHOLE, ConnectionId, Name
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.limits import LIMITS
+from wavelift.rules.network_cutover import NetworkState
 from wavelift.rules.queue import PriorityName
 from wavelift.rules.replication import JobState, RunState
 from wavelift.rules.wave import LicenseType
@@ -151,6 +152,15 @@ class CutoverBody(Body):
         return self
 
 
+class NetworkCutoverBody(Body):
+    """What a run of ``<network>.network_cutover`` is to do."""
+
+    mode: Literal["plan", "cutover"] = "plan"
+    note: Note = None
+    request_id: RequestId | None = None
+    """Asked with it again, the answer names the same cutover, and no second run is made. Each mode has its own."""
+
+
 class ApprovalBody(Body):
     """The answer to what a cutover run asks."""
 
@@ -211,6 +221,14 @@ class CutoverQuery(PageQuery):
     server: str | None = None
     dag_run_id: str | None = None
     state: CutoverState | None = None
+    search: str = ""
+
+
+class NetworkCutoverQuery(PageQuery):
+    network: str | None = None
+    dag_run_id: str | None = None
+    """Goes with ``network``."""
+    state: NetworkState | None = None
     search: str = ""
 
 

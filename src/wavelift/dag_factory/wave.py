@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from airflow.sdk import DAG, BaseOperator, Param, task_group
 from airflow.sdk.definitions.param import ParamsDict
@@ -25,32 +25,17 @@ TEARDOWN_RETRIES: Final = 10
 minutes)."""
 
 
-class WaveTasks(ABC):
-    """The tasks of one flow for one wave. Subclasses make them with :meth:`task`, in the order of the flow."""
+class FlowTasks:
+    """The tasks of one flow. Subclasses make them with :meth:`task`, in the order of the flow.
 
-    def __init__(self, flow: Flow, shape: WaveShape) -> None:
+    :param queues: of the planes that are not the control plane.
+    """
+
+    def __init__(self, flow: Flow, queues: Mapping[Plane, str]) -> None:
         self.flow = flow
-        self.shape = shape
-        self._queues = {Plane.CONNECTOR: shape.connector, Plane.ENVIRONMENT: shape.environment_queue}
+        self._queues = queues
         self._made: dict[str, Any] = {}
         self._server: Any = None
-
-    @abstractmethod
-    def of_run(self) -> Any:
-        """Make the tasks that run before the servers' tasks. Return the value over which the server group is mapped."""
-
-    @abstractmethod
-    def of_server(self) -> None:
-        """Make the tasks of one server."""
-
-    @abstractmethod
-    def report(self) -> BaseOperator:
-        """Make the last task of the run."""
-
-    def mapped(self, server: Any) -> None:
-        # No docstring: Airflow shows it as the group's tooltip.
-        self._server = server
-        self.of_server()
 
     def task(self, kind: type[BaseOperator], name: str, **arguments: Any) -> Any:
         """Make the task of a step. The step defines its queue, its edges and whether it is a teardown."""
@@ -73,22 +58,62 @@ class WaveTasks(ABC):
         return made
 
 
-def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **settings: Any) -> DAG:
-    """The DAG of one flow of one wave.
+class WaveTasks(FlowTasks, ABC):
+    """The tasks of one flow for one wave."""
 
-    :param doc: its page in the web UI. ``{wave}`` is the wave; the name of a step is its task's id.
-    :param settings: settings of the DAG in which the flows differ.
+    def __init__(self, flow: Flow, shape: WaveShape) -> None:
+        self.shape = shape
+        super().__init__(flow, self.queues())
+
+    def queues(self) -> dict[Plane, str]:
+        """The queue of each plane; the others have Airflow's default queue."""
+        return {Plane.CONNECTOR: self.shape.connector, Plane.ENVIRONMENT: self.shape.environment_queue}
+
+    @abstractmethod
+    def of_run(self) -> Any:
+        """Make the tasks that run before the servers' tasks. Return the value over which the server group is mapped."""
+
+    @abstractmethod
+    def of_server(self) -> None:
+        """Make the tasks of one server."""
+
+    @abstractmethod
+    def report(self) -> BaseOperator:
+        """Make the last task of the run."""
+
+    def mapped(self, server: Any) -> None:
+        # No docstring: Airflow shows it as the group's tooltip.
+        self._server = server
+        self.of_server()
+
+
+class Shape(Protocol):
+    """What every DAG of a flow is built from."""
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def environment(self) -> str: ...
+
+    @property
+    def retries(self) -> int: ...
+
+    @property
+    def retry_delay_s(self) -> int: ...
+
+
+def flow_dag(flow: Flow, name: str, what: str, shape: Shape, **settings: Any) -> DAG:
+    """The DAG of one flow, without tasks.
+
+    :param name: of the wave or the network. :param what: which of both, for the tags.
+    :param settings: in which the flows differ.
     """
-    flow, shape = tasks.flow, tasks.shape
-    run_types = BY_NAME if settings.get("schedule") is None else (*BY_NAME, SCHEDULED)
-    dag = DAG(
-        flow.dag_id(shape.wave),
-        description=shape.description or flow.words.format(wave=shape.wave),
-        doc_md=doc.format(wave=shape.wave, **{step.name: step.task_id for step in flow.steps}),
+    return DAG(
+        flow.dag_id(name),
+        description=shape.description or flow.words.format(wave=name),
         catchup=False,
-        # `admit` refuses all others, too: nobody stands behind a backfill or an asset.
-        allowed_run_types=cast(Any, run_types),  # Airflow converts the words
-        tags=["wavelift", f"wave:{shape.wave}", *([f"environment:{shape.environment}"] if shape.environment else [])],
+        tags=["wavelift", f"{what}:{name}", *([f"environment:{shape.environment}"] if shape.environment else [])],
         # The DAG file registers the DAG through its globals. Only building a DAG must not assign it to a file.
         auto_register=False,
         default_args={
@@ -97,7 +122,26 @@ def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **setting
             "retry_exponential_backoff": True,
             "max_retry_delay": MAX_RETRY_DELAY,
         },
-        **run_callbacks(),
+        # `admit` refuses all other types, too: nobody stands behind a backfill or an asset.
+        **{"allowed_run_types": BY_NAME, **run_callbacks(), **settings},
+    )
+
+
+def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **settings: Any) -> DAG:
+    """The DAG of one flow of one wave.
+
+    :param doc: its page in the web UI. ``{wave}`` is the wave; the name of a step is its task's id.
+    :param settings: settings of the DAG in which the flows differ.
+    """
+    flow, shape = tasks.flow, tasks.shape
+    run_types = BY_NAME if settings.get("schedule") is None else (*BY_NAME, SCHEDULED)
+    dag = flow_dag(
+        flow,
+        shape.wave,
+        "wave",
+        shape,
+        doc_md=doc.format(wave=shape.wave, **{step.name: step.task_id for step in flow.steps}),
+        allowed_run_types=cast(Any, run_types),  # Airflow converts the words
         **settings,
     )
     with dag:

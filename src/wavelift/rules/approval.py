@@ -9,7 +9,7 @@ from pydantic import Field
 
 from wavelift.base.domain import Instant, Message
 from wavelift.base.run import Requester
-from wavelift.rules.authority import Denial, Link
+from wavelift.rules.authority import Action, Denial, Link
 from wavelift.rules.problem import quoted
 from wavelift.rules.wave_cutover import ApprovalChoice
 
@@ -23,13 +23,15 @@ class Question(Message):
 
     :param kind: of the object in the ledger, such as ``cutover_run``. :param id: of that object.
     :param digest: of the plan. The answer is about this plan only: another one must be approved anew.
-    :param environment: whose ``may: cut_over`` lists who can answer.
+    :param environment: whose ``may`` lists who can answer.
     """
 
     kind: str
     id: str
     digest: str
     environment: str
+    action: Action = Action.CUT_OVER
+    """Who may do this in the environment may answer."""
     mode: ApprovalChoice = "required"
     hours: Hours = 24
     """How long an answer is waited for, from the first question on, and how long an approval counts."""
@@ -63,5 +65,5 @@ def own_request(mode: ApprovalChoice, requester: Requester, given: Given) -> Den
     return Denial(
         Link.REQUESTER,
         f"{quoted(given.user)} asked for this, and 'approval: four_eyes' wants the yes of another person",
-        "Another user who may cut over in the environment answers",
+        "Another user who may do it in the environment answers",
     )

@@ -26,6 +26,9 @@ ReplicateMode = Literal["replicate", "delete", "verify"]
 CutoverMode = Literal["plan", "prepare", "cutover", "revert", "finalize"]
 """Only ``plan`` changes nothing outside. It is the default, so that nobody cuts over by pressing a button."""
 TestMode = Literal["test", "end"]
+LiveMode = Literal["plan", "migrate", "cancel"]
+NetworkMode = Literal["plan", "cutover", "revert", "finish"]
+"""Only ``plan`` changes nothing outside; it is the rehearsal, too."""
 LaunchOption = Literal["spec", "none", "running"]
 
 Names = Annotated[list[str], Field(min_length=1)]
@@ -219,6 +222,60 @@ class TestConf(RunConf):
     note: Note = None
     runs: Names | None = Field(default=None, description="In mode test: ids of recorded runs. Default: the newest.")
     tests: Names | None = Field(default=None, description="In mode end: ids of test instances.")
+
+
+class LiveConf(RunConf):
+    """A run of ``<wave>.live``. Every mode accepts every key: the form sends all of its keys in every mode."""
+
+    needs: ClassVar = {"cancel": ("migrations",)}
+    null_is_absent: ClassVar = True
+
+    servers: Names | None = Field(
+        default=None,
+        title="Servers",
+        description="If none is chosen: every server of the wave. To try servers again that failed, choose them.",
+    )
+    mode: LiveMode = Field(
+        default="plan",
+        title="Mode",
+        description="plan checks, and starts nothing. migrate asks for approval, then HCX migrates the servers. cancel "
+        "ends in HCX what has not begun to switch over.",
+    )
+    window_start: str | None = Field(
+        default=None,
+        title="Window from",
+        description="First instant of a switchover: ISO 8601 with an offset. Empty: as in the file.",
+    )
+    window_end: str | None = Field(
+        default=None, title="Window to", description="Last instant, ISO 8601 with an offset. Empty: as in the file."
+    )
+    accept_warnings: bool = Field(
+        default=False,
+        title="Accept warnings",
+        description="Start although HCX's validation has warnings, whatever the file says. Errors always stop all.",
+    )
+    migrations: Names | None = Field(default=None, description="In mode cancel: ids of migrations, such as liv-….")
+    priority: PriorityChoice = "normal"
+    note: Note = None
+
+
+class NetworkConf(RunConf):
+    """A run of ``<network>.network_cutover``."""
+
+    null_is_absent: ClassVar = True
+
+    mode: NetworkMode = Field(
+        default="plan",
+        title="Mode",
+        description="plan changes nothing: it tells what is in the way, and every step with its undo. cutover asks for "
+        "approval, then moves the gateway. revert goes back. finish gives the way back up.",
+    )
+    cutover: str = Field(
+        default="",
+        title="Cutover",
+        description="In modes revert and finish: id of the cutover, such as net-0123456789ab. Empty: the open one.",
+    )
+    note: Note = None
 
 
 class ImportConf(RunConf):

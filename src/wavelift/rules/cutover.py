@@ -181,7 +181,8 @@ _STEP_WAYS: Final[Mapping[StepState, frozenset[StepState]]] = {
     StepState.PLANNED: frozenset({StepState.INTENDED, StepState.UNDONE}),
     StepState.INTENDED: frozenset({StepState.APPLIED, StepState.UNDOING, StepState.UNDONE}),
     StepState.APPLIED: frozenset({StepState.SETTLED, StepState.UNDOING}),
-    # Its place was set back to what it was before, while the cutover still goes forward.
+    # Its place was set back to what it was before, while the cutover still goes forward; or what a person said long ago
+    # is asked again.
     StepState.SETTLED: frozenset({StepState.INTENDED, StepState.UNDOING}),
     StepState.UNDOING: frozenset({StepState.UNDONE}),
     # A cutover that goes on after a part of it was undone applies its steps again.

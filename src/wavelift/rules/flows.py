@@ -462,6 +462,7 @@ TEST: Final = Flow(
 
 FLOWS: Final = (MIGRATE, REPLICATE, CUTOVER, TEST, LIVE)
 """Of waves. :data:`NETWORK` is no wave's."""
+EVERY_FLOW: Final = (*FLOWS, NETWORK)
 
 
 def flow_of(dag_id: str) -> Flow:

@@ -28,12 +28,14 @@ from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.preflight_time import MOST_HOURS
 
-Scope = Literal["look", "move", "stop"]
+Scope = Literal["look", "move", "stop", "live", "network"]
 """``look``: pre-flight may read the wave's servers in vCenter. ``move``: one server may be snapshotted and read.
-``stop``: one server may be shut down, powered off and fenced, then snapshotted and read."""
+``stop``: one server may be shut down, powered off and fenced, then snapshotted and read. ``live``: HCX may be told to
+migrate the servers of one order, and to end that. ``network``: one step of the cutover of a network may be done, or
+undone."""
 MovingScope = Literal["move", "stop"]
 """Of a grant of one server, which its ``reserve`` issues."""
-Work = Literal["migrate", "replicate", "cutover"]
+Work = Literal["migrate", "replicate", "cutover", "live", "network"]
 """The flow. Only a cutover stops a source, and whatever of a source it reads, it reads under that grant."""
 
 ALGORITHM: Final = "EdDSA"
@@ -69,16 +71,19 @@ class Grant(Message):
     dag_id: str
     run_id: str
     server: str
-    """:data:`ALL_SERVERS` with the scope ``look``."""
+    """:data:`ALL_SERVERS` with the scopes ``look`` and ``live``; with ``network``, the network's name."""
     vm: str = ""
-    """Instance UUID. Empty with the scope ``look``: which VMs the entries select, only vCenter knows."""
+    """Instance UUID. Empty with the scope ``look``: which VMs the entries select, only vCenter knows. Empty with
+    ``live``: the order, whose digest is :attr:`plan`, names them. With ``network``, the cutover."""
     vcenter: str
-    """The Airflow connection."""
+    """The Airflow connection; of an HCX manager in the flows that drive HCX."""
+    connections: tuple[str, ...] = ()
+    """Further connections that the task may open: both vCenters of an HCX pairing, and the NSX managers."""
     connector: str
     """The queue (``aud``)."""
     plan: str
     """``move`` and ``stop``: digest of the server's plan as ``reserve`` compared it with the frozen one. ``look``: of
-    the wave as ``admit`` froze it."""
+    the wave as ``admit`` froze it. ``live`` and ``network``: of the order."""
     entry: str = ""
     """``move`` and ``stop``: digest of the entry of the frozen wave that the plan came from."""
     principals: Mapping[str, str] = {}
@@ -87,6 +92,9 @@ class Grant(Message):
     tags: tuple[str, ...] = ()
     """``move`` and ``stop``: the wave selects the VM only by one of these vSphere tags. Only vCenter knows which VMs
     have them."""
+    clear_number: int | None = None
+    """``live`` and ``network``: how often any task of the run had been cleared when this was issued. Airflow counts
+    that. A task that acts refuses once the run has another number: see :func:`require_uncleared`."""
 
     def principal(self, server: str) -> str | None:
         """The user in vCenter whose right to export a server is asked. None: nobody's. Empty: nobody said who."""
@@ -263,6 +271,26 @@ def require(grant: Grant, intent: Intent, *, issuer: str = "") -> None:
                 server=None if intent.server == ALL_SERVERS else intent.server,
                 next_step=_other_step(each.name, grant.scope, issuer),
             )
+
+
+def require_uncleared(issued: int | None, now: int, *, issuer: str) -> None:
+    """The fence against a clear: a task that acts outside was ordered for the run as it stood then.
+
+    Who clears such a task alone, perhaps weeks later, would have it act on an order that was taken back meanwhile.
+
+    :param issued: what the grant or the order carries; None: it is not fenced.
+    :param now: Airflow's ``dag_run.clear_number`` at this try.
+    :param issuer: the task that gives orders: it asks the ledger whether the work may go on.
+    :raises GrantError: the run was cleared in between.
+    """
+    if issued is not None and issued != now:
+        raise GrantError(
+            "This run was cleared after the order was given",
+            field="clear_number",
+            expected=issued,
+            found=now,
+            next_step=f"Clear the run's {issuer} task with downstream: it asks the ledger whether the work may go on",
+        )
 
 
 def _other_step(field: str, scope: Scope, issuer: str) -> str:

@@ -6,11 +6,12 @@ Its steps are rows of ``cutover_step``, as those of a cutover to EC2: see
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from wavelift.base.errors import PermanentError
+from wavelift.rules.cutover import TO_UNDO, StepState
 
 SOURCE: Final = "source"
 EXTENSION: Final = "extension"
@@ -89,3 +90,41 @@ def require_network_way(current: NetworkState, target: NetworkState, *, cutover:
             next_step="Run `wavelift network list` to see its current state.",
             cutover=cutover,
         )
+
+
+# What the steps make of the places
+
+
+CONNECTIVITY: Final = "connectivity"
+"""Key of a side's state: :data:`ON`, :data:`OFF`, or another word where nobody can tell."""
+ON: Final = "ON"
+OFF: Final = "OFF"
+_MADE: Final = {SOURCE: OFF, DESTINATION: ON}
+
+
+def wanted(step: str, before: Any) -> Any:
+    """The state that a step makes of the state before."""
+    return None if step == EXTENSION else {**(before or {}), CONNECTIVITY: _MADE[step]}
+
+
+def is_made(step: str, state: Any, *, back: bool) -> bool:
+    """Whether a place is as the step, or its undo, leaves it: by what counts for the routing alone."""
+    if step == EXTENSION:
+        return (state is not None) is back
+    found = state.get(CONNECTIVITY) if isinstance(state, Mapping) else None
+    return bool(found == _MADE[step]) is not back and found in (ON, OFF)
+
+
+def may_route_nobody(rows: Mapping[str, StepState]) -> bool:
+    """Whether perhaps neither side routes the network: the source may be disconnected, and nothing shows that the
+    destination is connected.
+
+    :param rows: step → its state. A step of which nothing is known is planned.
+    """
+    source_off = rows.get(SOURCE, StepState.PLANNED) in TO_UNDO
+    return source_off and rows.get(DESTINATION, StepState.PLANNED) is not StepState.SETTLED
+
+
+def undone(rows: Collection[StepState]) -> bool:
+    """Whether every step that may have changed something was undone."""
+    return not TO_UNDO.intersection(rows)

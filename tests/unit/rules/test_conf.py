@@ -10,13 +10,17 @@ from wavelift.base.errors import SpecError
 from wavelift.rules.conf import (
     HealthConf,
     ImportConf,
+    LiveConf,
+    LiveMode,
     MigrateConf,
     MigrateMode,
+    NetworkConf,
+    NetworkMode,
     ReplicateConf,
     ReplicateMode,
     RunConf,
 )
-from wavelift.rules.flows import MIGRATE, REPLICATE, Flow
+from wavelift.rules.flows import LIVE, MIGRATE, NETWORK, REPLICATE, Flow
 
 pytestmark = pytest.mark.unit
 FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "note": None}
@@ -54,6 +58,10 @@ FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "n
         (ReplicateConf, {"server": ["a"]}, "unknown key 'server' (did you mean 'servers'?) in mode replicate"),
         (ImportConf, {"region": None}, "unknown key 'region'"),
         (ImportConf, {"region": "r"}, "unknown key 'region'; allowed: connection, note"),
+        (LiveConf, {"accept_warnings": "yes"}, "accept_warnings: must be true or false, not 'yes'"),
+        (LiveConf, {"server": ["a"]}, "unknown key 'server' (did you mean 'servers'?)"),
+        (NetworkConf, {"mode": "unextend"}, "mode: 'unextend' is not a valid value; allowed: plan, cutover, revert"),
+        (NetworkConf, {"force": True}, "unknown key 'force'"),
         (HealthConf, {"region": False}, "region: must be text, not false; put it in quotes"),
     ],
 )
@@ -67,7 +75,10 @@ def test_what_is_wrong_is_told_with_key_value_and_what_is_allowed(
     assert refused.value.next_step
 
 
-@pytest.mark.parametrize(("flow", "modes"), [(MIGRATE, MigrateMode), (REPLICATE, ReplicateMode)])
+@pytest.mark.parametrize(
+    ("flow", "modes"),
+    [(MIGRATE, MigrateMode), (REPLICATE, ReplicateMode), (LIVE, LiveMode), (NETWORK, NetworkMode)],
+)
 def test_a_conf_has_the_modes_of_its_flow(flow: Flow, modes: Any) -> None:
     assert get_args(modes) == tuple(mode.name for mode in flow.modes)
 

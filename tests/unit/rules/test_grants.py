@@ -31,6 +31,7 @@ from wavelift.rules.grants import (
     kid_of,
     read,
     require,
+    require_uncleared,
     sign,
 )
 from wavelift.rules.plans import resolve
@@ -276,3 +277,14 @@ def test_the_digest_of_a_wave_is_of_all_that_pre_flight_uses() -> None:
     digests = {digest_of_wave(one) for one in (wave, *changed)}
     assert len(digests) == 1 + len(changed)
     assert digest_of_wave(type(wave).load(json.loads(json.dumps(wave.dump())))) == digest_of_wave(wave)
+
+
+def test_an_order_from_before_a_clear_is_refused_and_says_which_task_gives_a_new_one() -> None:
+    for scope in ("live", "network"):
+        grant = read(token(GRANT.model_copy(update={"scope": scope, "clear_number": 0})), PUBLIC, now=NOW)
+        require_uncleared(grant.clear_number, 0, issuer="order_unextend")
+        with pytest.raises(GrantError, match="cleared after the order was given") as error:
+            require_uncleared(grant.clear_number, 1, issuer="order_unextend")
+        assert error.value.where["field"] == "clear_number"
+        assert "order_unextend" in error.value.next_step
+    require_uncleared(GRANT.clear_number, 7, issuer="reserve")  # a snapshot's grant is shown again after a clear

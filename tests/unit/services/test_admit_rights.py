@@ -25,7 +25,7 @@ from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.principals import Principals
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.common.admit import RunRequest, reopen
+from wavelift.services.common.admit import RunRequest, lost_of, reopen
 from wavelift.services.common.authority import Rights
 from wavelift.services.migration import admit as migration
 from wavelift.services.replication import admit as replication
@@ -143,11 +143,11 @@ def test_a_cleared_server_of_an_ended_run_needs_what_the_run_froze(
     ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
     admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=OPEN)
     site.write(wave, environment)
-    reopen(site.ledger, site.load, ctx)  # the run has not ended: it goes on
+    reopen(site.ledger, lost_of(site.load), ctx)  # the run has not ended: it goes on
     with site.ledger.write(waves.LOCK) as tx:
         waves.finish_wave_run(tx, ctx.run, WaveRunState.FAILED, clock=ctx.clock)
     for again in (
-        lambda: reopen(site.ledger, site.load, ctx),
+        lambda: reopen(site.ledger, lost_of(site.load), ctx),
         lambda: admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=OPEN),
     ):
         with pytest.raises(SpecError) as caught:
@@ -156,7 +156,7 @@ def test_a_cleared_server_of_an_ended_run_needs_what_the_run_froze(
     assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.FAILED
     renamed = ENVIRONMENT.replace("queue: near-aws", "queue: beside-aws")
     site.write(environment=f"{renamed}limits: {{imports_per_region: 7}}\n")
-    reopen(site.ledger, site.load, ctx)
+    reopen(site.ledger, lost_of(site.load), ctx)
     assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.RUNNING
 
 

@@ -19,6 +19,7 @@ from wavelift.ledger import Ledger, cutovers, jobs
 from wavelift.ledger.cutover_records import Cutover, StepRow
 from wavelift.ledger.events import list_events
 from wavelift.rules.cutover import CutoverState, StepState
+from wavelift.services.common.persons import answered_in
 from wavelift.services.cutover import back, prepare, step_kinds
 from wavelift.services.cutover.persons import asked
 from wavelift.services.cutover.step_kinds import Facts
@@ -27,7 +28,6 @@ from wavelift.services.cutover.steps import (
     Planned,
     Waits,
     advance,
-    answered_in,
     confirm,
     cutover_subject,
     go_back,

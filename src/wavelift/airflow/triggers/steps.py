@@ -105,7 +105,7 @@ def answered(waits: Sequence[str]) -> Mapping[str, Any]:
     """Those that people have answered."""
     from wavelift.airflow import config
     from wavelift.ledger import Ledger
-    from wavelift.services.cutover.steps import answered_in
+    from wavelift.services.common.persons import answered_in
 
     with Ledger.open(config.ledger_url()) as ledger:
         return {wait: True for wait in waits if answered_in(ledger, wait)}

@@ -32,9 +32,19 @@ class RunRequest:
     first: bool = False
 
 
-def frozen_spec(
-    ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext
-) -> Mapping[str, Any] | None:
+Lost = Callable[[WaveRun], list[str]]
+"""What a run froze that the present files do not allow any more, one line each.
+
+:raises SpecError: the present files allow nothing.
+"""
+
+
+def lost_of(load: Callable[[str], ResolvedWave]) -> Lost:
+    """Of the run of a wave that lands in EC2. :param load: the wave of this name as its files are now."""
+    return lambda known: lost_rights(frozen_wave(known), load(known.wave).environment)
+
+
+def frozen_spec(ledger: Ledger, request: RunRequest, lost: Lost, ctx: RunContext) -> Mapping[str, Any] | None:
     """What an earlier call of this run's admit task froze; None: nothing yet.
 
     A run that goes on needs no files. One that has ended and is cleared begins anew, with the spec that it froze, so
@@ -47,42 +57,42 @@ def frozen_spec(
     if known is None:
         return None
     _require_new(known, request)
-    _require_rights(known, load)
+    _require_rights(known, lost)
     return known.spec
 
 
-def reopen(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext) -> None:
-    """A server of an ended run was cleared: the run goes on if the present files still allow what it froze.
+def reopen(ledger: Ledger, lost: Lost, ctx: RunContext) -> None:
+    """A task of an ended run was cleared: the run goes on if the present files still allow what it froze.
 
     :raises SpecError: when they do not. :raises NotFoundError: the run was never admitted.
     """
     with ledger.read() as tx:
         known = waves.get(tx, ctx.run)
     if known.state is not WaveRunState.RUNNING:
-        _require_rights(known, load)
+        _require_rights(known, lost)
         with ledger.write(waves.LOCK) as tx:
             waves.reopen_wave_run(tx, ctx.run, by=str(ctx.run), clock=ctx.clock)
 
 
-def must_be_allowed(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext) -> bool:
+def must_be_allowed(ledger: Ledger, lost: Lost, ctx: RunContext) -> bool:
     """Whether the run has ended, so that what it froze must be allowed by the present files: here it is.
 
     :raises SpecError: the present files do not allow what the run froze. :raises NotFoundError: it was never admitted.
     """
     with ledger.read() as tx:
         known = waves.get(tx, ctx.run)
-    _require_rights(known, load)
+    _require_rights(known, lost)
     return known.state is not WaveRunState.RUNNING
 
 
-def _require_rights(known: WaveRun, load: Callable[[str], ResolvedWave]) -> None:
+def _require_rights(known: WaveRun, lost: Lost) -> None:
     """:raises SpecError: the run has ended, and what it froze is not allowed any more."""
     if known.state is WaveRunState.RUNNING:
         return
-    lost = lost_rights(frozen_wave(known), load(known.wave).environment)
-    if lost:
+    gone = lost(known)
+    if gone:
         raise SpecError(
-            printable_lines(["This run has ended, and what it froze is not allowed any more:", *lost]),
+            printable_lines(["This run has ended, and what it froze is not allowed any more:", *gone]),
             next_step="Trigger a new run of the wave",
             wave=known.wave,
         )

@@ -18,7 +18,7 @@ from wavelift.ledger import Ledger, Tx, cutovers, events, waves
 from wavelift.ledger.cutover_records import Approval
 from wavelift.ledger.events import Subject
 from wavelift.rules.approval import Given, Question, own_request
-from wavelift.rules.authority import Action, Denial
+from wavelift.rules.authority import Denial
 from wavelift.services.common.admit import frozen_environment
 from wavelift.services.common.authority import Rights, tell
 
@@ -57,7 +57,7 @@ def take(ledger: Ledger, question: Question, given: Given, ctx: RunContext, *, r
     now, bench = ctx.clock.now(), rights.at(question.environment)
     with ledger.read() as tx:
         _must_be_of_the_run(tx, question, ctx)
-        denial = bench.decide(tx, Requester(given.user), Action.CUT_OVER, now=now)
+        denial = bench.decide(tx, Requester(given.user), question.action, now=now)
     denial = denial or own_request(question.mode, ctx.asker, given)
     if denial is not None:
         return _not_counted(ledger, question, given, denial, ctx)
@@ -118,7 +118,7 @@ def _not_counted(ledger: Ledger, question: Question, given: Given, denial: Denia
             denial,
             Requester(given.user),
             question.environment,
-            Action.CUT_OVER,
+            question.action,
             at=ctx.clock.now(),
             subject=_subject(question, ctx),
             answer="approve" if given.approves else "reject",

@@ -13,8 +13,7 @@ from wavelift.ledger import Ledger, Tx, events, groups, jobs, waves
 from wavelift.ledger.events import Subject
 from wavelift.ledger.server_runs import SERVER_RUNS
 from wavelift.rules.authority import MEMORY, SCHEDULED, Action, Denial, Groups, Link, decide, granted
-from wavelift.rules.plans import ResolvedWave
-from wavelift.services.common.admit import frozen_environment, must_be_allowed
+from wavelift.services.common.admit import Lost, frozen_environment, must_be_allowed
 
 if TYPE_CHECKING:
     from wavelift.specs import Granting  # reading files is dear to import, and most who ask get no file
@@ -167,14 +166,12 @@ def landed_in(ledger: Ledger, ran: Collection[DagRun]) -> list[str]:
         return sorted({frozen_environment(run) for each in ran if (run := waves.find(tx, each)) is not None})
 
 
-def require_rights(
-    ledger: Ledger, load: Callable[[str], ResolvedWave], action: Action, ctx: RunContext, *, rights: Rights
-) -> None:
+def require_rights(ledger: Ledger, lost: Lost, action: Action, ctx: RunContext, *, rights: Rights) -> None:
     """A task of an ended run was cleared, without its ``reserve``: it begins anew, so the present files must allow it.
 
     :raises SpecError: they do not allow what the run froze. :raises DeniedError: whoever stands behind it may not.
     """
-    if must_be_allowed(ledger, load, ctx):
+    if must_be_allowed(ledger, lost, ctx):
         require_again(ledger, ctx, action, rights=rights)
 
 

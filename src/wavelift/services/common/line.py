@@ -157,6 +157,9 @@ def _named(place: Place) -> str:
         SlotKind.NFC_HOST: f"ESXi host {place.scope}",
         SlotKind.NFC_VCENTER: f"the NFC sessions of vCenter {place.scope}",
         SlotKind.TRANSFER: f"connector {place.scope}",
+        SlotKind.HCX_MANAGER: f"HCX manager {place.scope}",
+        SlotKind.HCX_MESH: f"service mesh {region} of HCX manager {scope}",
+        SlotKind.HCX_SERIAL: f"vMotion and cold migration with HCX manager {scope}",
     }[place.kind]
 
 

@@ -145,6 +145,55 @@ def request_slots(
         return Granted(now)
 
 
+def win_together(
+    ledger: Ledger, requests: Sequence[SlotRequest], ctx: RunContext, *, priority: Priority = Priority.NORMAL
+) -> Granted | Queued:
+    """Ask for the slots of several holders of one run: all of them get all, or none gets any.
+
+    They are granted in one transaction, and who must wait keeps nothing. So two runs never hold a half each and wait
+    for the other half. Who stands before them in the queue goes first, and nobody behind them takes what they come to.
+    They wait together for the first of them that lacks a slot: :attr:`Queued.request` is its.
+
+    :param requests: of all holders; else as :func:`win_slots`.
+    """
+    found = _request_together(ledger, requests, ctx, priority)
+    if isinstance(found, Queued) and found.may_be_dead and reclaim(ledger, ctx, _places(requests)):
+        return _request_together(ledger, requests, ctx, priority)
+    return found
+
+
+def _request_together(
+    ledger: Ledger, requests: Sequence[SlotRequest], ctx: RunContext, priority: Priority
+) -> Granted | Queued:
+    wanted: dict[str, list[SlotRequest]] = {}
+    for each in sorted(requests, key=lambda each: rank(each.place)):
+        _check_limit(each.limit)
+        wanted.setdefault(each.holder, []).append(each)
+    now, places = ctx.clock.now(), _places(requests)
+    with ledger.write(slots.LOCK) as tx:
+        rows = [row for mine in wanted.values() for row in _stand(tx, mine, ctx, priority, ()).values()]
+        lacks = [row for row in rows if row.granted_at is None]
+        if not lacks:
+            return Granted(max(row.granted_at for row in rows if row.granted_at is not None))
+        # As if none of them had anything: else those who wait for each other could form a circle.
+        slots.put_back(tx, [row for row in rows if row.granted_at is not None], at=now)
+        taken = slots.granted(tx)
+        found = _lacking(tx, slots.waiting(tx), taken, ())
+        stuck = next(((holder, want) for holder in wanted if (want := found[holder]) is not None), None)
+        if stuck is None:
+            slots.grant(tx, rows, at=now)
+            return Granted(now)
+        holder, want = stuck
+        request = next(each for each in wanted[holder] if each.place == want.place)
+        row = next(row for row in rows if (row.holder, _place(row)) == (holder, want.place))
+        may_be_dead = bool(_due(tx, places, now, ASK_EVERY))
+        return Queued(slots.position(tx, row), request, Taken(taken).of(want.place), may_be_dead=may_be_dead)
+
+
+def _places(requests: Iterable[SlotRequest]) -> list[Place]:
+    return list(dict.fromkeys(each.place for each in requests))
+
+
 def _stand(
     tx: Tx, requests: Sequence[SlotRequest], ctx: RunContext, priority: Priority, only: Collection[SlotKind]
 ) -> dict[Place, Slot]:

@@ -16,7 +16,7 @@ from wavelift.rules.cutover_plan import MAX_SERVERS, Opening, opening
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.rules.problem import MAX_LISTED, allowed, did_you_mean, quoted
 from wavelift.rules.replication import Rule
-from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
+from wavelift.services.common.admit import RunRequest, freeze, frozen_spec, lost_of
 from wavelift.services.common.authority import Rights, require_run, require_where
 from wavelift.services.common.reserve import refuse_in_maintenance
 from wavelift.services.cutover.ending import chosen, claim, opened_by, opened_with
@@ -39,7 +39,7 @@ def admit(ledger: Ledger, request: RunRequest, load: Load, ctx: RunContext, *, r
     conf = CutoverConf.read(request.conf, wave=request.wave)
     if conf.mode in ("revert", "finalize"):
         return _ends(ledger, request, conf, ctx, rights=rights)
-    known = frozen_spec(ledger, request, load, ctx)
+    known = frozen_spec(ledger, request, lost_of(load), ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     _require(ledger, wave, conf, ctx, rights=rights)
     servers, wave = chosen_servers(ledger, wave, conf.servers)

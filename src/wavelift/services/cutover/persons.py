@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from wavelift.ledger import Ledger, cutovers
 from wavelift.rules.cutover import StepState
-from wavelift.services.cutover.steps import PERSON_WAIT, answered_in
+from wavelift.services.common.persons import PERSON_WAIT, answered_in
 from wavelift.services.cutover.watch import Alert
 
 

@@ -20,6 +20,7 @@ from wavelift.base.errors import PermanentError
 from wavelift.base.names import TAG_SERVER, TAG_WAVE, run_hash
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.wave_cutover import DnsStep, NetworkStep, TargetGroupStep
+from wavelift.services.common.persons import ANSWER
 from wavelift.services.dataplane.steps.addresses import MoveElasticIp, PrepareAddress, SetSecurityGroups
 from wavelift.services.dataplane.steps.person import Answer, Person
 from wavelift.services.dataplane.steps.records import DEFAULT_TTL_S, LowerTtl, Record, SwitchRecords
@@ -29,8 +30,6 @@ from wavelift.services.dataplane.steps.targets import DeregisterTargets, Registe
 
 NAME_SHOWN: Final = 120
 """Characters of a row's name; a longer one ends with a hash."""
-ANSWER: Final = "answer"
-"""In the spec of a person's step: what was confirmed last."""
 BOUND: Final = "facts"
 """In the spec of a row that has begun: the instance for which it was."""
 _COMMENT: Final = "wavelift cutover"

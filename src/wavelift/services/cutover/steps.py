@@ -19,9 +19,10 @@ from wavelift.base.run import Clock, RunContext
 from wavelift.base.times import utc_minute
 from wavelift.ledger import Ledger, Tx, cutovers, events, jobs
 from wavelift.ledger.cutover_records import Cutover, StepRow
-from wavelift.rules.cutover import TO_UNDO, CutoverState, StepState
+from wavelift.rules.cutover import CutoverState, StepState
+from wavelift.services.common import persons
+from wavelift.services.common.persons import PERSON, wait_of
 from wavelift.services.cutover.step_kinds import (
-    ANSWER,
     BOUND,
     NO_FACTS,
     Facts,
@@ -40,9 +41,6 @@ from wavelift.services.dataplane.steps.step import verify as verify_step
 
 PATIENCE: Final = timedelta(hours=2)
 """How long AWS may take for a step, unless it says its own time. Draining may take an hour."""
-PERSON: Final = "person"
-PERSON_WAIT: Final = "person"
-"""Kind of a wait that only the ledger can tell of: ``person|<subject kind>|<subject id>|<step>``."""
 _GOES_WITH_INSTANCE: Final = frozenset({"security_groups", "elastic_ip"})
 """Kinds whose place may be gone together with the instance: then there is nothing to restore."""
 _STAYS: Final = frozenset({PERSON, "address"})
@@ -171,52 +169,11 @@ def go_back(
 
 
 def confirm(ledger: Ledger, cutover_id: str, step: str, by: str, *, clock: Clock) -> StepRow:
-    """Somebody says that they did what a step of kind ``person`` asks for, or that they undid it: what is asked now.
-
-    Repeated: nothing more. Whether they may is asked by the caller.
-
-    :raises NotFoundError: the cutover has no such step. :raises PermanentError: nothing is asked of a person there now.
-    """
+    """:func:`.persons.confirm` of a server's cutover."""
     with ledger.read() as tx:
         wave = cutovers.get(tx, cutover_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
-        rows = {row.name: row for row in cutovers.steps_of(tx, cutovers.CUTOVER_KIND, cutover_id)}
-        row = rows.get(step)
-        if row is None or row.kind != PERSON:
-            persons = ", ".join(f"'{each.name}'" for each in rows.values() if each.kind == PERSON) or "none"
-            raise NotFoundError(
-                f"The cutover has no step '{step}' that a person does",
-                next_step=f"Name one of its steps: {persons}",
-                cutover=cutover_id,
-            )
-        answers = {StepState.INTENDED: "done", StepState.APPLIED: "done", StepState.UNDOING: "undone"}
-        answer = answers.get(row.state)
-        if answer is None:
-            raise PermanentError(
-                f"Nothing is asked of a person in this step now: it is {row.state}",
-                next_step="Wait until it is asked for",
-                cutover=cutover_id,
-                step=step,
-            )
-        spec = dict(row.spec or {})
-        if spec.get(ANSWER) == answer:
-            return row
-        now = clock.now()
-        spec |= {ANSWER: answer, "answered_by": by, "answered_at": now.isoformat()}
-        changed = cutovers.change_step(tx, row, to=row.state, at=now, by=by, spec=spec, wait=row.wait, error=row.error)
-        subject = events.Subject(f"{row.subject_kind}_step", f"{row.subject_id}/{row.name}")
-        events.append(tx, subject, "step.confirmed", at=now, actor=by, details={"answer": answer})
-        return changed
-
-
-def answered_in(ledger: Ledger, wait: str) -> bool:
-    """Whether a person answered what a wait of :data:`PERSON_WAIT` is for. Gone: yes, the task shall look itself."""
-    _, kind, id, name = wait.split("|", 3)
-    with ledger.read() as tx:
-        row = next((each for each in cutovers.steps_of(tx, kind, id) if each.name == name), None)
-    if row is None or row.state not in TO_UNDO:
-        return True
-    return (row.spec or {}).get(ANSWER) == ("undone" if row.state is StepState.UNDOING else "done")
+        return persons.confirm(tx, cutovers.CUTOVER_KIND, cutover_id, step, by, at=clock.now())
 
 
 class _Engine:
@@ -391,7 +348,7 @@ class _Engine:
     def _wait(self, row: StepRow, step: Step, outcome: Waiting, guard: Guard) -> Waits:
         wait = outcome.wait
         if row.kind == PERSON:
-            wait = "|".join((PERSON_WAIT, row.subject_kind, row.subject_id, row.name))
+            wait = wait_of(row)
         kept = {"wait": wait, "words": outcome.words, "receipt": outcome.receipt}
         made = row.state is StepState.INTENDED and row.kind != PERSON and step.same(step.read(), row.wanted)
         if made:

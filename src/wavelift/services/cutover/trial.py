@@ -39,7 +39,7 @@ from wavelift.rules.frozen import entries_of
 from wavelift.rules.guests import guest
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.rules.wave_cutover import CutoverPlan
-from wavelift.services.common.admit import RunRequest, freeze, frozen_spec, frozen_wave
+from wavelift.services.common.admit import RunRequest, freeze, frozen_spec, frozen_wave, lost_of
 from wavelift.services.common.authority import Rights, require_run
 from wavelift.services.dataplane.checks import CheckedInstance, CheckOrder, CheckOutcome, CheckReport
 
@@ -118,7 +118,7 @@ def admit(
     :raises DeniedError: whoever asked may not migrate into the environment.
     """
     conf = TestConf.read(request.conf, wave=request.wave)
-    known = frozen_spec(ledger, request, load, ctx)
+    known = frozen_spec(ledger, request, lost_of(load), ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     require_run(ledger, wave.environment.environment, Action.MIGRATE, ctx, rights=rights)
     if conf.mode == "test":

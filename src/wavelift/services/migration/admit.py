@@ -11,7 +11,7 @@ from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.rules.authority import Action, cleanup_action, priority_action
 from wavelift.rules.conf import MigrateConf
 from wavelift.rules.plans import ResolvedWave
-from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
+from wavelift.services.common.admit import RunRequest, freeze, frozen_spec, lost_of
 from wavelift.services.common.authority import Rights, require_run, require_where
 from wavelift.services.common.leftovers import known_runs, standing_snapshots
 from wavelift.services.common.reserve import refuse_in_maintenance
@@ -35,7 +35,7 @@ def admit(
     :raises DeniedError: whoever asked may not, by the present files.
     :raises PermanentError: servers are to be migrated while their connector is in maintenance (AMP-05).
     """
-    known = frozen_spec(ledger, request, load, ctx)
+    known = frozen_spec(ledger, request, lost_of(load), ctx)
     frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
     environment = frozen.wave.environment.environment
     require_run(ledger, environment, action_of(frozen), ctx, rights=rights)

@@ -14,7 +14,7 @@ from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.cutover import is_presync
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import Rule
-from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
+from wavelift.services.common.admit import RunRequest, freeze, frozen_spec, lost_of
 from wavelift.services.common.authority import Bench, Rights, authoriser, require_run, require_where, tell
 from wavelift.services.dataplane.replication_messages import AdmittedRuns
 from wavelift.services.replication.admission import Asked, Denies, admit_runs
@@ -35,7 +35,7 @@ def admit(
     :raises DeniedError: whoever asked may not. A scheduled run asks for each job whether its authoriser may.
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
-    known = frozen_spec(ledger, request, load, ctx)
+    known = frozen_spec(ledger, request, lost_of(load), ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     environment = wave.environment.environment
     presyncs = conf.mode == "replicate" and is_presync(ctx.run)

@@ -45,6 +45,7 @@ ServerNames = Annotated[list[str] | None, typer.Argument(metavar="SERVER", help=
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a live migration: liv-…")]
 From = Annotated[str, typer.Option("--from", help="No switchover before this time: '2026-12-05 22:00'.")]
 To = Annotated[str, typer.Option("--to", help="No switchover after this time.")]
+RequestName = Annotated[str, typer.Option("--request-id", help="Your own name of this request: repeat it safely.")]
 Accepts = Annotated[bool, typer.Option("--accept-warnings", help="Start although HCX's validation has warnings.")]
 
 
@@ -74,9 +75,7 @@ def start(  # noqa: PLR0913  # one parameter per option
     end: To = "",
     accept_warnings: Accepts = False,
     note: Annotated[str, typer.Option(help="Kept with the run.")] = "",
-    request_id: Annotated[
-        str, typer.Option("--request-id", help="Your own name of this request: repeat it safely.")
-    ] = "",
+    request_id: RequestName = "",
     priority: Annotated[queue.Choice, typer.Option(help=queue.PRIORITY_HELP)] = queue.Choice.NORMAL,
     follow: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")] = True,
     as_json: AsJson = False,

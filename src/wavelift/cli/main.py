@@ -22,6 +22,7 @@ from wavelift.cli import (
     iam,
     jobs,
     network,
+    live,
     queue,
     replicate,
     validate,
@@ -43,6 +44,7 @@ app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to 
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 app.add_typer(cutover.app, name="cutover", help="Cutovers to EC2 instances, the way back, and test instances.")
 app.add_typer(network.app, name="network", help="Cutovers of networks that HCX extended, and the way back.")
+app.add_typer(live.app, name="live", help="Live migrations to another vCenter with VMware HCX.")
 app.command()(backup.backup)
 app.add_typer(events.app, name="events", help="The audit trail: who did what, and when.")
 app.add_typer(grants.app, name="grants", help="The keys that sign what connectors may do. Acts on this machine.")

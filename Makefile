@@ -21,7 +21,7 @@ TESTS ?= tests
 WORKERS ?= 3
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo simulators test proof lint bench lock audit clean setup tools vcenter programs
+.PHONY: help demo simulators test proof lint bench lock audit clean setup tools vcenter programs oracles
 
 help:
 	@echo "make demo            run a migration against a simulated vCenter and AWS (DEMO_EXIT=1: stop afterwards)"
@@ -84,7 +84,12 @@ programs: setup
 test: programs lint
 	$(PYTEST) $(TESTS)
 
-proof: programs
+# Vendors' own clients, with which proofs compare ours. In an environment of their own: they are large, and must not meet ours.
+oracles: $(UV)
+	@test -x $(BUILD)/oracles/bin/python || $(UV) venv -q --python "$$(command -v $(PYTHON))" $(BUILD)/oracles
+	@$(UV) pip install -q --python $(BUILD)/oracles/bin/python --require-hashes -r scripts/oracles.lock
+
+proof: programs oracles
 	WAVELIFT_PROOF=1 $(PYTEST) -m "proof or hypothesis or sampled" $(TESTS)
 
 bench: setup
@@ -100,13 +105,14 @@ lock: $(STAMP)
 	$(COMPILE) --group pyproject.toml:build -o scripts/build.lock
 	$(COMPILE) --group pyproject.toml:go -o scripts/go.lock
 	$(COMPILE) --group pyproject.toml:audit -o scripts/audit.lock
+	$(COMPILE) --group pyproject.toml:oracles -o scripts/oracles.lock
 
 # Asks the JSON API of the package index (pypi), or osv. Where neither can be reached, this fails and says so.
 AUDIT_SERVICE ?= pypi
 audit: $(UV)
 	@test -x $(BUILD)/audit/bin/python || $(UV) venv -q --python "$$(command -v $(PYTHON))" $(BUILD)/audit
 	@$(UV) pip install -q --python $(BUILD)/audit/bin/python --require-hashes -r scripts/audit.lock
-	@for lock in requirements.lock requirements-dev.lock scripts/build.lock scripts/go.lock scripts/audit.lock; do \
+	@for lock in requirements.lock requirements-dev.lock scripts/build.lock scripts/go.lock scripts/audit.lock scripts/oracles.lock; do \
 	  echo "$$lock"; $(BUILD)/audit/bin/pip-audit --strict --progress-spinner off --vulnerability-service $(AUDIT_SERVICE) --disable-pip --require-hashes -r $$lock; done
 
 clean:

@@ -1,4 +1,4 @@
-"""The connection type ``vsphere``: its form, its *Test* button, and what Airflow knows of the provider."""
+"""The connection types: their forms, their *Test* buttons, and what Airflow knows of the provider."""
 
 from __future__ import annotations
 
@@ -41,12 +41,30 @@ def test_the_form_of_a_vsphere_connection(world: Any) -> None:
     assert fields["esxi_mode"]["schema"]["default"] == "vcenter"
 
 
+def test_the_form_of_an_hcx_connection(world: Any) -> None:
+    metadata = world.api.call("GET", "/ui/connections/hook_meta")
+    (form,) = [one for one in metadata if one["connection_type"] == "hcx"]
+    assert form["hook_name"] == "VMware HCX (wavelift)"
+    assert form["standard_fields"]["host"]["title"] == "HCX manager host name"
+    assert set(form["extra_fields"]) == {
+        *("certificate_mode", "thumbprint", "ca_bundle", "proxy", "proxy_user", "proxy_password")
+    }
+    assert form["extra_fields"]["certificate_mode"]["schema"]["default"] == "verify"
+
+
+def test_the_test_button_of_hcx_tells_what_is_wrong(world: Any) -> None:
+    body = {"connection_id": "hcx_try", "conn_type": "hcx", "host": "127.0.0.1", "port": 9, "login": "me"}
+    answer = world.api.call("POST", "/api/v2/connections/test", {**body, "password": "secret"})
+    assert not answer["status"]
+    assert "127.0.0.1:9 refuses the connection" in answer["message"]
+
+
 def test_airflow_lists_the_provider(world: Any) -> None:
     rows = json.loads(world.airflow.airflow("providers", "list", "--output", "json"))
     (row,) = [row for row in rows if row["package_name"] == "wavelift"]
     assert row["version"] == __version__
     hooks = json.loads(world.airflow.airflow("providers", "hooks", "--output", "json"))
-    assert {"vsphere"} <= {row["connection_type"] for row in hooks}
+    assert {"vsphere", "hcx"} <= {row["connection_type"] for row in hooks}
 
 
 def _test(world: Any, **changes: Any) -> tuple[bool, str]:

@@ -147,6 +147,7 @@ def test_everything_imports_from_the_wheel_outside_the_tree(installed: Installed
     script = """
 import pathlib, sys, wavelift, wavelift.operators, wavelift.sensors, wavelift.plugin, wavelift.dag_factory
 import wavelift.airflow.hooks.vsphere, wavelift.airflow.hooks.vm_import, wavelift.airflow.triggers.imports
+import wavelift.airflow.hooks.hcx, wavelift.airflow.triggers.hcx, wavelift.adapters.hcx.mobility
 import wavelift.console.api, wavelift.ledger
 from wavelift.cli.dag_files import dags_source
 for package in (wavelift.operators, wavelift.sensors):

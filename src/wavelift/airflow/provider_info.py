@@ -130,6 +130,27 @@ HCX_CONNECTION: dict[str, Any] = {
     "conn-fields": _rest_fields("HCX"),
 }
 
+NSX_CONNECTION: dict[str, Any] = {
+    "connection-type": "nsx",
+    "hook-class-name": "wavelift.airflow.hooks.nsx.NsxHook",
+    "hook-name": "VMware NSX (wavelift)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "extra"],
+        "relabeling": {"host": "NSX manager host name", "login": "User"},
+        "placeholders": {"host": "nsx.example.com", "port": "443", "login": "wavelift"},
+    },
+    "conn-fields": {
+        **_rest_fields("NSX"),
+        "vmc_org": _text(
+            "VMware Cloud organisation",
+            "its id, if this NSX is in VMware Cloud on AWS. Then leave the host empty. The password is an API token, "
+            "or user and password are id and secret of an OAuth app",
+        ),
+        "vmc_sddc": _text("VMware Cloud SDDC", "its id"),
+        "csp_url": _text("VMware Cloud token address", "empty: https://console.cloud.vmware.com"),
+    },
+}
+
 CONFIG: dict[str, Any] = {
     SECTION: {
         "description": "Waves of virtual machines from VMware to Amazon EC2.",
@@ -148,9 +169,10 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [
             {"integration-name": "VMware vCenter", "python-modules": ["wavelift.airflow.hooks.vsphere"]},
             {"integration-name": "VMware HCX", "python-modules": ["wavelift.airflow.hooks.hcx"]},
+            {"integration-name": "VMware NSX", "python-modules": ["wavelift.airflow.hooks.nsx"]},
             {"integration-name": "AWS VM Import", "python-modules": ["wavelift.airflow.hooks.vm_import"]},
         ],
-        "connection-types": [VSPHERE_CONNECTION, HCX_CONNECTION],
+        "connection-types": [VSPHERE_CONNECTION, HCX_CONNECTION, NSX_CONNECTION],
         "operators": [{"integration-name": "wavelift", "python-modules": ["wavelift.operators"]}],
         "sensors": [{"integration-name": "wavelift", "python-modules": ["wavelift.sensors"]}],
         "triggers": [

@@ -134,7 +134,7 @@ class NicFacts(Message):
     network: str = ""
     """Its name; the id of a portgroup whose name we may not read."""
     network_moref: str = ""
-    """Empty for an opaque network (NSX), which has none."""
+    """Empty where we may not read the network."""
     network_kind: str = ""
     """``standard``, ``distributed`` or ``opaque``."""
     start_connected: bool = False

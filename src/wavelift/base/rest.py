@@ -8,29 +8,23 @@ business (``explain``).
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from http.client import HTTPException
 from types import TracebackType
 from typing import Any, Final, Literal, Self
-from urllib.parse import quote, urlencode, urlsplit
-from xml.etree import ElementTree
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connection import HTTPSConnection
 
 from wavelift.base.errors import (
     LoginError,
-    MissingPrivilegeError,
-    NotFoundError,
     SpecError,
-    ThrottledError,
     UnknownNameError,
     UnreachableError,
     UnsafeTextError,
@@ -47,13 +41,42 @@ from wavelift.base.net import (
     verifying_context,
 )
 from wavelift.base.patience import PATIENCE_S, RetryPolicy
-from wavelift.base.printable import printable
 from wavelift.base.remote_text import header_value, host_name, request_target
+from wavelift.base.rest_message import (
+    THROTTLED,
+    TRANSIENT,
+    UNAUTHORIZED,
+    Answer,
+    Ask,
+    Explain,
+    LostAnswerError,
+    UnreadableError,
+    refused,
+    segment,
+)
 from wavelift.base.run import CancelFlag
 from wavelift.base.tunnel import Proxy, ProxyAway, ProxyRefused, bracketed, open_tunnel, proxy_error
-from wavelift.base.units import MIB
+from wavelift.base.units import KIB, MIB
 
 log = logging.getLogger(__name__)
+
+__all__ = [
+    "CERTIFICATE_MODES",
+    "HTTPS_PORT",
+    "PAUSES",
+    "Answer",
+    "Ask",
+    "CertificateMode",
+    "Explain",
+    "Login",
+    "LostAnswerError",
+    "RestClient",
+    "RestPlace",
+    "UnreadableError",
+    "refused",
+    "segment",
+    "split_https",
+]
 
 HTTPS_PORT: Final = 443
 CONNECT_TIMEOUT_S: Final = 15.0
@@ -61,27 +84,14 @@ READ_TIMEOUT_S: Final = 60.0
 """For one answer. A busy manager takes seconds; a load balancer in front of it gives up after a minute."""
 ANSWER_LIMIT: Final = 64 * MIB
 """Of one call. A page of 1000 objects has about 2 MB."""
-WORDS_LONGEST: Final = 1000
-"""Characters of a vendor's words in an error."""
+PIECE: Final = 64 * KIB
 CONNECTIONS: Final = 4
 """Kept open per client: the threads of one task."""
 PAUSES: Final = RetryPolicy(base_s=0.5)
-TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
 DOUBTFUL_S: Final = 60.0
 """A manager that starts says 500 for a while, but so it does of a request that it will never understand."""
-THROTTLED: Final = 429
-UNAUTHORIZED: Final = 401
-
 CertificateMode = Literal["verify", "thumbprint", "ignore"]
 CERTIFICATE_MODES: Final[tuple[CertificateMode, ...]] = ("verify", "thumbprint", "ignore")
-
-
-class LostAnswerError(UnreachableError):
-    """A call that must not be sent twice was sent, and its answer did not come. Look what it did, then decide."""
-
-
-class UnreadableError(UnreachableError):
-    """The answer is not this API's: no JSON, too long, or without a field that every answer has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,151 +179,14 @@ def split_https(url: str, what: str) -> tuple[str, int, str]:
     raise SpecError(f"{what} is no address of the form https://host[:port][/path]", next_step="Correct it")
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request.
-
-    :param path: below the place's base, percent-encoded: see :func:`segment`.
-    :param body: sent as JSON; None sends none. :param form: sent as an HTML form in its place.
-    :param accept: statuses from 400 on that are no error.
-    :param again: whether it may be sent twice. None: if it is a GET. Say True for what sets a state, or only reads.
-    :param signed: whether it carries the login. False for the login itself.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str] = field(default_factory=dict)
-    body: Any = None
-    form: Mapping[str, str] | None = field(default=None, repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    accept: frozenset[int] = frozenset()
-    again: bool | None = None
-    signed: bool = True
-
-    @property
-    def repeatable(self) -> bool:
-        return self.method == "GET" if self.again is None else self.again
-
-    @property
-    def target(self) -> str:
-        return f"{self.path}?{urlencode(self.query, quote_via=quote)}" if self.query else self.path
-
-    def payload(self) -> tuple[bytes | None, dict[str, str]]:
-        """The bytes and their type."""
-        if self.form is not None:
-            return urlencode(self.form).encode(), {"Content-Type": "application/x-www-form-urlencoded"}
-        if self.body is None:
-            return None, {}
-        return json.dumps(self.body).encode(), {"Content-Type": "application/json"}
-
-
-def segment(text: str) -> str:
-    """``text`` as one segment of a path: a slash in it does not lead elsewhere."""
-    return quote(text, safe="")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer that was read completely."""
-
-    status: int
-    headers: Mapping[str, str]
-    """Names in lower case."""
-    data: bytes = field(repr=False)
-    system: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.status < 400
-
-    def json(self) -> Any:
-        """The body; None if there is none. :raises UnreadableError: it is no JSON."""
-        if not self.data.strip():
-            return None
-        try:
-            return json.loads(self.data)
-        except (ValueError, RecursionError) as error:
-            raise UnreadableError(
-                f"the answer is not {self.system}'s: no JSON, but {self.data[:40]!r}",
-                next_step="Check host, port and path: a proxy or another program may answer there",
-                status=self.status,
-            ) from error
-
-    def object(self) -> dict[str, Any]:
-        """The body as an object; empty if there is none. :raises UnreadableError: it is something else."""
-        found = self.json()
-        if found is None:
-            return {}
-        if not isinstance(found, dict):
-            raise UnreadableError(f"the answer is not {self.system}'s: no JSON object", status=self.status)
-        return found
-
-    @cached_property
-    def error_fields(self) -> dict[str, Any]:
-        """The fields of an error: of a JSON object, or of XML ``<entry><string>name</string><string>text</string>``
-        (HCX, while it starts). Empty if it is neither. Never raises."""
-        try:
-            found = json.loads(self.data)
-            return found if isinstance(found, dict) else {}
-        except (ValueError, RecursionError):
-            return _xml_entries(self.data)
-
-    def words(self) -> str:
-        """The vendor's words, if they are where vendors put them; else the beginning of the body."""
-        fields = self.error_fields
-        texts = [fields.get(name) for name in ("error_message", "message", "errorMessage", "error")]
-        texts += [one.get("message") for one in _objects(fields.get("errors"))]
-        said = "; ".join(dict.fromkeys(text.strip() for text in texts if isinstance(text, str) and text.strip()))
-        return printable(said or self.data[:WORDS_LONGEST].decode("utf-8", "replace").strip(), WORDS_LONGEST)
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _xml_entries(data: bytes) -> dict[str, Any]:
-    # A document type could define entities, which make a short text long.
-    if not data.lstrip().startswith(b"<") or b"<!" in data:
-        return {}
-    try:
-        root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError):
-        return {}
-    pairs = ([child.text or "" for child in entry] for entry in root.iter("entry"))
-    return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) >= 2}
-
-
-Explain = Callable[[Answer, Mapping[str, object]], WaveliftError]
-"""A refused call (an answer from 400 on) as an error of ours, with these coordinates."""
 Login = Callable[["RestClient"], Mapping[str, str]]
 """Logs in and gives the headers that every call carries. It sends with ``signed=False``."""
-
-
-def refused(answer: Answer, where: Mapping[str, object]) -> WaveliftError:
-    """What a status says in every API."""
-    said = f"{answer.system} answers {answer.status}: {answer.words()}".rstrip(": ")
-    told = {**where, "status": answer.status}
-    if answer.status == UNAUTHORIZED:
-        return LoginError(
-            f"{answer.system} refused the login ({said})",
-            next_step="Correct the connection; nothing is tried again by itself, as that may lock the account",
-            **told,
-        )
-    if answer.status == 403:
-        return MissingPrivilegeError(said, next_step="Give the account of the connection the right to it", **told)
-    if answer.status == 404:
-        return NotFoundError(said, next_step="Look whether it still exists, and under this name", **told)
-    if answer.status == THROTTLED:
-        return ThrottledError(said, next_step="A later try may succeed", **told)
-    if answer.status in TRANSIENT:
-        return UnreachableError(said, next_step=f"Look at {answer.system}'s health; a later try may succeed", **told)
-    return WaveliftError(said, next_step=f"Look at {answer.system}'s own log of this call", **told)
 
 
 class RestClient:
     """Thread safe. Use it as ``with RestClient(...) as client``, or close it.
 
-    :param login: None: no call carries a login.
+    :param login: None: there is no session. :param headers: of every signed call, such as a Basic login.
     :param explain: the vendor's own errors; :func:`refused` is the rest.
     :param cancel: ends waits between two tries.
     """
@@ -323,11 +196,12 @@ class RestClient:
         place: RestPlace,
         *,
         login: Login | None = None,
+        headers: Mapping[str, str] | None = None,
         explain: Explain = refused,
         cancel: CancelFlag | None = None,
     ) -> None:
         self.place = place
-        self._login, self._explain = login, explain
+        self._login, self._fixed, self._explain = login, headers or {}, explain
         self._cancel = cancel or CancelFlag()
         self._lock = threading.RLock()
         self._headers: Mapping[str, str] | None = None
@@ -393,13 +267,14 @@ class RestClient:
         return ask.signed and self._login is not None
 
     def _signature(self, ask: Ask) -> tuple[int, Mapping[str, str]]:
-        if not ask.signed or self._login is None:
+        if not ask.signed:
             return 0, {}
         with self._lock:
-            if self._headers is None:
+            if self._refused is not None:  # a further try could lock the account
+                raise self._refused
+            if self._login is not None and self._headers is None:
                 self._sign_in()
-            assert self._headers is not None
-            return self.logins, self._headers
+            return self.logins, {**self._fixed, **(self._headers or {})}
 
     def _renew(self, logins: int) -> None:
         """Log in again because the login number ``logins`` got a 401: once, however many threads ask."""
@@ -410,8 +285,6 @@ class RestClient:
 
     def _sign_in(self) -> None:
         assert self._login is not None
-        if self._refused is not None:  # a further try could lock the account
-            raise self._refused
         try:
             found = self._login(self)
         except LoginError as error:
@@ -424,12 +297,16 @@ class RestClient:
 
     def _borne(self, ask: Ask, error: UnreachableError) -> float:
         """For how long a failed connection is borne, in seconds."""
-        if isinstance(error, LostAnswerError) or (isinstance(error, UnknownNameError) and not self._met):
+        if isinstance(error, LostAnswerError | UnreadableError) or (
+            isinstance(error, UnknownNameError) and not self._met
+        ):
             return 0.0
         return self.place.patience_s
 
     def _refusal(self, ask: Ask, answer: Answer, where: Mapping[str, object]) -> tuple[WaveliftError, float]:
         problem = self._explain(answer, {**self._where, **where})
+        if isinstance(problem, LoginError) and ask.signed:
+            self._refused = problem
         if answer.status not in TRANSIENT or isinstance(problem, LoginError):
             return problem, 0.0
         if not ask.repeatable and answer.status != THROTTLED:  # a gateway says it, whatever happened behind it
@@ -456,16 +333,12 @@ class RestClient:
             response = self._open().urlopen(
                 ask.method, target, body, told, retries=False, redirect=False, preload_content=False
             )
-            try:
-                # One byte more than allowed tells a longer answer. It is not unpacked: we ask for none that is packed.
-                data = response.read(ANSWER_LIMIT + 1, decode_content=False)
-            finally:
-                response.release_conn()
+            data = _read(response)
         except (urllib3.exceptions.HTTPError, OSError, HTTPException) as error:
             problem = self._explained(ask, error, where)
         else:
             self._met = True
-            if len(data) > ANSWER_LIMIT:
+            if data is None:
                 raise UnreadableError(
                     f"an answer of more than {ANSWER_LIMIT} bytes", next_step="", **{**self._where, **where}
                 )
@@ -509,6 +382,23 @@ class RestClient:
         if ask.repeatable or any(isinstance(each, _NOT_SENT) for each in found):
             return type(problem)(problem.what, next_step=problem.next_step, **told)
         return self._lost(ask, problem.what, where)
+
+
+def _read(response: urllib3.BaseHTTPResponse) -> bytes | None:
+    """The body, as it was sent: we ask for none that is packed. None: it is too long.
+
+    To its end: a single read of a body that is cut off gives its beginning, and no error.
+    """
+    data = bytearray()
+    try:
+        for piece in response.stream(PIECE, decode_content=False):
+            data += piece
+            if len(data) > ANSWER_LIMIT:
+                response.close()
+                return None
+    finally:
+        response.release_conn()
+    return bytes(data)
 
 
 _NOT_SENT: Final = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)

@@ -45,7 +45,7 @@ app.command()(backup.backup)
 app.add_typer(events.app, name="events", help="The audit trail: who did what, and when.")
 app.add_typer(grants.app, name="grants", help="The keys that sign what connectors may do. Acts on this machine.")
 app.add_typer(queue.app, name="queue", help="Servers that wait for a slot, and who has the slots.")
-simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter and AWS, on loopback.")
+simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter, AWS, HCX and NSX, on loopback.")
 app.add_typer(simulators_app, name="simulators")
 app.add_typer(iam.app, name="iam", help="The AWS identities that wavelift needs.")
 vsphere_app = typer.Typer(no_args_is_help=True, help="The vCenter role that wavelift needs.")
@@ -216,7 +216,9 @@ def migrations_launch(migration: str) -> None:
 
 @simulators_app.command("up")
 def simulators_up(
-    only: Annotated[str, typer.Option(help="vcenter or aws. Default: both.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Of vcenter, aws, hcx, nsx, separated by commas. Default: vcenter,aws.")
+    ] = "",
     state: Annotated[Path | None, typer.Option(help="Folder for their state. Default: a temporary folder.")] = None,
     write: Annotated[
         Path | None, typer.Option(help="Write all files of a first wave into this folder, and print the next commands.")
@@ -234,11 +236,14 @@ def vsphere_role(
     cutover: Annotated[
         bool, typer.Option("--cutover", help="For an account that also stops sources and disconnects their cards.")
     ] = False,
+    hcx: Annotated[
+        bool, typer.Option("--hcx", help="For an account of HCX waves and network cutovers only, which only reads.")
+    ] = False,
 ) -> None:
     """Print the privileges of the vCenter role, generated from the calls that wavelift makes."""
     from wavelift.cli.rights import show_role
 
-    show_role(cutover=cutover, ids_only=ids_only, out=Console())
+    show_role(cutover=cutover, hcx=hcx, ids_only=ids_only, out=Console())
 
 
 @vsphere_app.command("vddk")

@@ -22,6 +22,7 @@ from wavelift.rules.policies import (
     bucket_policy,
     identity_policy,
     printable,
+    required_privileges,
     role_policy,
     trust_policy,
     vsphere_role,
@@ -101,8 +102,11 @@ def show_policy(identity: str, staging: Staging, asked: Asked, principals: Princ
         print(printable(document))
 
 
-def show_role(*, cutover: bool, ids_only: bool, out: Console) -> None:
+def show_role(*, cutover: bool, hcx: bool, ids_only: bool, out: Console) -> None:
     """Print the privileges of the vCenter role: as a table, or ids only, for ``govc role.create``."""
+    if hcx:
+        show_reading_role(cutover=cutover, ids_only=ids_only, out=out)
+        return
     privileges = vsphere_role((*READS, "cutover") if cutover else READS)
     if ids_only:
         for privilege in sorted({one.id for one in privileges}):
@@ -116,6 +120,19 @@ def show_role(*, cutover: bool, ids_only: bool, out: Console) -> None:
         table.add_row(one.id, LEVEL[one.where], one.purpose + ONLY.get(one.feature, ""))
     out.print(table)
     out.print("Assign it on the source data centre with propagation; No access elsewhere.")
+
+
+def show_reading_role(*, cutover: bool, ids_only: bool, out: Console) -> None:
+    """The role of an account that HCX waves and network cutovers use: HCX and NSX do what changes something."""
+    if cutover:
+        fail("--hcx: such an account only reads, and stops no source")
+    required = required_privileges(("hcx",))
+    if ids_only:
+        for privilege in sorted({one for ids in required.values() for one in ids}):
+            print(privilege)
+        return
+    out.print("vCenter's own role Read-only is enough: HCX and NSX have accounts of their own.")
+    out.print("Assign it on the root folder of both vCenters, with propagation: a network has cards of VMs anywhere.")
 
 
 def check_vddk(folder: str, *, plugin: str, nbdkit: str, config: str, out: Console) -> None:

@@ -1,4 +1,5 @@
-"""The tables of ``docs/settings.md``, made from :mod:`wavelift.base.settings`.
+"""The tables of ``docs/settings.md``, made from :mod:`wavelift.base.settings`, and of ``docs/hcx.md``, made from
+:mod:`wavelift.adapters.hcx.guesses`.
 
 ``python -m wavelift.cli.settings_page docs/settings.md`` writes them again. The text around them is kept.
 """
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from wavelift.adapters.hcx import guesses
 from wavelift.base.settings import AIRFLOW, OPTIONS, AirflowSetting, Option
 
 TABLE: Final = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -30,12 +32,13 @@ def _option_row(one: Option) -> tuple[str, ...]:
 
 
 def tables() -> dict[str, str]:
-    """The page's tables by their names."""
+    """The tables of the pages by their names."""
     return {
         "airflow": _table(
             ("setting", "value", "unit", "Airflow's own", "with Airflow's own value"), map(_airflow_row, AIRFLOW)
         ),
         "wavelift": _table(("option", "default", "unit", "meaning", "read by"), map(_option_row, OPTIONS.values())),
+        "hcx": _table(("what", "value", "how sure", "source", "note"), guesses.rows()),
     }
 
 

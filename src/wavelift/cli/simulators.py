@@ -1,6 +1,6 @@
-"""Both simulators with the demo's three servers, and the Airflow connections to them.
+"""The simulators with the demo's three servers, and the Airflow connections to them.
 
-Only this module of the product starts simulators.
+Of the product, only this module and :mod:`wavelift.cli.simulated_sites` start simulators.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,8 +22,11 @@ from rich.console import Console
 from wavelift.base.printable import printable
 from wavelift.base.units import MIB
 from wavelift.cli.connect import fail
+from wavelift.cli.simulated_sites import Sites, connection, on_network, start_sites
 
 BUCKET = "wavelift-demo"
+NAMES = ("vcenter", "aws", "hcx", "nsx")
+USUAL = frozenset({"vcenter", "aws"})
 
 
 def require_simulators() -> None:
@@ -38,27 +41,19 @@ def require_simulators() -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """The running simulators. Either can be missing."""
+    """The running simulators. Each can be missing."""
 
     vcenter: Any = None
     aws: Any = None
     network: Any = None
     """The resources that ``bootstrap`` made in the AWS simulator."""
+    sites: Sites = field(default_factory=Sites)
 
     def connections(self) -> dict[str, str]:
         """Airflow connections as environment variables, so that the demo writes no secrets to a file."""
         found = {}
         if self.vcenter is not None:
-            found["AIRFLOW_CONN_VSPHERE_DEMO"] = json.dumps(
-                {
-                    "conn_type": "vsphere",
-                    "host": self.vcenter.host,
-                    "port": self.vcenter.port,
-                    "login": self.vcenter.username,
-                    "password": self.vcenter.password,
-                    "extra": {"ca_bundle": str(self.vcenter.ca_file)},
-                }
-            )
+            found["AIRFLOW_CONN_VSPHERE_DEMO"] = connection("vsphere", self.vcenter)
         if self.aws is not None:
             found["AIRFLOW_CONN_AWS_DEMO"] = json.dumps(
                 {
@@ -72,7 +67,7 @@ class Stage:
                     },
                 }
             )
-        return found
+        return found | self.sites.connections()
 
     def environment(self, template: Path, *, users: Collection[str] = ()) -> str:
         """The demo's environment file, with the ids of the resources in the simulator.
@@ -101,22 +96,27 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path, *, vcenter: bool = True, aws: bool = True) -> Iterator[Stage]:
-    """Start the simulators with their state below ``folder``. They end with the block."""
+def stage(folder: Path, *, only: Collection[str] = USUAL) -> Iterator[Stage]:
+    """Start simulators with their state below ``folder``. They end with the block.
+
+    :param only: which, of :data:`NAMES`. HCX needs vCenters and has them started.
+    """
     with ExitStack() as stack:
         running_vcenter = running_aws = network = None
-        if aws:
+        if "aws" in only:
             from wavelift.simulators.aws import start as start_aws
 
             running_aws = stack.enter_context(start_aws(folder / "aws", tls=True, evidence=True))
             network = running_aws.bootstrap(bucket=BUCKET, role=True)
-        if vcenter:
+        if "vcenter" in only or "hcx" in only:
             from wavelift.simulators.vcenter import start as start_vcenter
 
-            running_vcenter = stack.enter_context(
-                start_vcenter(folder / "vcenter", demo_servers(folder / "disks"), evidence=True)
-            )
-        yield Stage(running_vcenter, running_aws, network)
+            servers = demo_servers(folder / "disks")
+            if "hcx" in only:
+                servers = on_network(servers, segment="nsx" in only)
+            running_vcenter = stack.enter_context(start_vcenter(folder / "vcenter", servers, evidence=True))
+        sites = start_sites(stack, folder, running_vcenter, hcx="hcx" in only, nsx="nsx" in only)
+        yield Stage(running_vcenter, running_aws, network, sites)
 
 
 def demo_servers(folder: Path) -> list[Any]:
@@ -154,23 +154,27 @@ def demo_servers(folder: Path) -> list[Any]:
 def up(out: Console, *, only: str, state: Path | None, write: Path | None = None) -> None:
     """``wavelift simulators up``: run until Ctrl-C.
 
+    :param only: names of simulators, separated by commas. Default: vcenter, aws.
     :param write: folder for the files of a first wave. The connections are printed if it is not given.
     """
-    if only not in ("", "vcenter", "aws"):
-        fail(f"--only is {only!r}; allowed are vcenter and aws")
-    if only and write:
-        fail("--write needs both simulators: leave out --only")
+    wanted = frozenset(name.strip() for name in only.split(",")) if only else USUAL
+    if unknown := sorted(wanted - set(NAMES)):
+        fail(f"--only has {unknown[0]!r}; allowed are {', '.join(NAMES)}")
+    if write and wanted != USUAL:
+        fail("--write needs the simulators of vCenter and AWS, and no other: leave out --only")
     require_simulators()
     done = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: done.set())
     with ExitStack() as stack:
         folder = state or Path(stack.enter_context(TemporaryDirectory(prefix="wavelift-sim-")))
-        running = stack.enter_context(stage(folder, vcenter=only != "aws", aws=only != "vcenter"))
+        running = stack.enter_context(stage(folder, only=wanted))
         if running.vcenter is not None:
             out.print(f"vCenter  {running.vcenter.url}  user {running.vcenter.username}")
         if running.aws is not None:
             out.print(f"AWS      {running.aws.endpoint_url}  region {running.aws.region}")
+        for name, address, user in running.sites.addresses():
+            out.print(f"{name}  {address}  user {user}")
         if write is None:
             for name, value in running.connections().items():
                 print(f"{name}='{value}'", flush=True)

@@ -317,7 +317,7 @@ KEY_USES: Final = (
     KeyUse(_EBS_KEY, CALLER, (*ALL_FLOWS, *LAUNCHING, *BACKUP), "encrypted images and instances"),
 )
 
-Feature = Literal["migrate", "sms", "replicate", "cutover"]
+Feature = Literal["migrate", "sms", "replicate", "cutover", "hcx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +374,8 @@ VSPHERE_CALLS: Final = (
         "cutover",
         "disconnect the source's network cards, and connect them again",
     ),
+    VsphereCall("RetrievePropertiesEx", "System.Read", "root", "hcx", "see every card on a network, whoever's the VM"),
+    VsphereCall("HasPrivilegeOnEntities", "System.View", "root", "hcx", "whether the account sees everything"),
 )
 FREE: Final = frozenset({"System.Anonymous", "System.Read", "System.View"})
 """Privileges that every role has: vCenter adds them automatically, and its role editor doesn't list them."""

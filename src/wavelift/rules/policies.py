@@ -267,6 +267,8 @@ def vsphere_role(features: Iterable[Feature] = FEATURES) -> list[Privilege]:
 def required_privileges(features: Iterable[Feature] = ("migrate", "sms")) -> dict[Where, tuple[str, ...]]:
     """The privileges that pre-flight checks, by kind of object, including the rights to read the object."""
     required: dict[Where, list[str]] = {"vm": ["System.Read"], "datastore": ["System.Read"], "root": ["System.View"]}
-    for privilege in vsphere_role(features):
-        required[privilege.where].append(privilege.id)
+    wanted = set(features)
+    for call in VSPHERE_CALLS:
+        if call.feature in wanted and call.privilege:
+            required[call.where].append(call.privilege)
     return {where: tuple(dict.fromkeys(ids)) for where, ids in required.items()}

@@ -132,6 +132,15 @@ def test_sms_12_vsphere_role_names_every_privilege_of_the_flows_that_exist() -> 
     assert "No access elsewhere" in table
 
 
+def test_sms_12_an_account_of_hcx_only_reads_but_everywhere() -> None:
+    assert call("vsphere", "role", "--hcx", "--ids").stdout.split() == ["System.Read", "System.View"]
+    words = " ".join(call("vsphere", "role", "--hcx").stdout.split())
+    assert "Read-only is enough" in words
+    assert "root folder of both vCenters, with propagation" in words
+    refused = call("vsphere", "role", "--hcx", "--cutover")
+    assert (refused.exit_code, "stops no source" in refused.output) == (1, True)
+
+
 def test_the_role_for_a_cutover_is_asked_for() -> None:
     more = set(call("vsphere", "role", "--ids", "--cutover").stdout.split())
     assert more - set(call("vsphere", "role", "--ids").stdout.split()) == {

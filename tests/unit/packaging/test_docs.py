@@ -171,6 +171,12 @@ def test_the_settings_page_is_the_table_of_settings() -> None:
         assert re.search(rf"^\| `{name}` \| {re.escape(option['default'])}", page, re.MULTILINE), name
 
 
+def test_the_hcx_page_has_every_word_that_the_client_depends_on() -> None:
+    page = (DOCS / "hcx.md").read_text()
+    assert renewed(page) == page, "run: python -m wavelift.cli.settings_page docs/hcx.md"
+    assert page.count("| guess |") > 3
+
+
 def test_operations_names_the_modes_of_a_connection() -> None:
     text = (DOCS / "operations.md").read_text()
     for values in VSPHERE_CHOICES.values():

@@ -321,6 +321,15 @@ def test_sms_12_the_five_of_sms_and_ours() -> None:
     assert not FREE & set(role)
 
 
+def test_sms_12_hcx_needs_to_look_from_the_root_and_no_more() -> None:
+    assert vsphere_role(["hcx"]) == []
+    assert required_privileges(["hcx"]) == {
+        "vm": ("System.Read",),
+        "datastore": ("System.Read",),
+        "root": ("System.View", "System.Read"),
+    }
+
+
 def test_sms_12_pre_flight_asks_for_the_role_and_the_right_to_look() -> None:
     required = required_privileges(["migrate", "sms"])
     assert {where: set(names) - FREE for where, names in required.items()} == {

@@ -177,6 +177,11 @@ def test_what_is_not_there_is_refused(pair: tuple[VCenterSimulator, VCenterSimul
             source.add_vm(vm)
     with pytest.raises(SimulatorError, match="name of another network"):
         source.add_network("VM Network")
+    # one that could not be finished is not there
+    with pytest.raises(SimulatorError, match="capacity of 7 bytes"):
+        source.add_vm(SimVm("x", [SimDisk(capacity=7)], nics=(SimNic(("10.7.0.1",), network=first),)))
+    assert source.inventory()["networks"][-1]["vms"] == []
+    assert "x" not in {vm.name for vm in connect(source).vms()}
     source.add_vm(SimVm("x", nics=(SimNic(network=first),)))
     with pytest.raises(SimulatorError, match="has cards of vm-"):
         source.remove_network(first)
@@ -208,7 +213,8 @@ def test_facts_change_without_the_api(pair: tuple[VCenterSimulator, VCenterSimul
     source.add_vm(
         SimVm("facts", [SimDisk(capacity=1 << 20)], nics=(SimNic(("10.6.0.1",)),), tools_after=0.2, power="poweredOff")
     )
-    vm = connect(source).vm("facts")
+    client: Client = connect(source)
+    vm = client.vm("facts")
     source.set_vm("facts", power="poweredOn")
     assert (vm.runtime.powerState, vm.guest.toolsRunningStatus, list(vm.guest.net)) == (
         "poweredOn",
@@ -223,6 +229,13 @@ def test_facts_change_without_the_api(pair: tuple[VCenterSimulator, VCenterSimul
     assert [node.name for node in vm.snapshot.rootSnapshotList] == ["one"]
     with pytest.raises(SimulatorError, match="is not off"):
         source.set_vm("facts", template=True)
+    source.set_vm("facts", remove_snapshots=True)
+    source.rule(kind="task", method="CreateSnapshot_Task", delay=60)
+    task = vm.CreateSnapshot_Task("held up", "", False, False)
+    with pytest.raises(SimulatorError, match=r"task-.* works on facts"):
+        source.remove_vm("facts")
+    source.clear_rules()
+    client.done(task)
     source.set_vm("facts", remove_snapshots=True)
     source.set_vm("facts", power="poweredOff")
     source.set_vm("facts", template=True)

@@ -6,9 +6,9 @@ The keys are those of the fact sheet ``network-cutover.md``, section 11. A word 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, is_dataclass
+from typing import Any, Final, Generic, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -81,9 +81,23 @@ REMOVE_SNAPSHOTS: Final = Word(
 REMOVE_ISOS: Final = Word("removeIso", "likely", "S7", "the transfer profile's option; another says removeISOs (S6)")
 SYNC_INTERVAL: Final = Word(120, "likely", "S2", "minutes between two delta syncs (bulk, RAV); the unit is read out")
 NETWORK_EXTENSION_APPLIANCE: Final = Word("HCX-NET-EXT", "certain", "S4")
-INTERCONNECT_APPLIANCE: Final = Word("HCX-WAN-IX", "guess", "", "the interconnect appliance, which names the mesh")
 CONNECT_TO_GATEWAY: Final = Word(
     "connectToLocalRouter", "certain", "S1, S2, S3", "'Connect cloud network to cloud edge gateway after unextending'"
+)
+EXTENSION_CREATION: Final = Word(
+    "networkExtensions like l2Extensions", "guess", "S2", "the newer POST exists; that it takes the older one's body"
+)
+EXTENSION_LIST: Final = Word(
+    "GET networkExtensions", "guess", "", "asked only where GET l2Extensions (certain, S1) is gone: 404 or 405"
+)
+UNEXTENDED_WITHOUT_JOB: Final = Word(
+    "the id is gone from the list", "guess", "", "the newer DELETE (certain, S2) names no job"
+)
+STARTED_BEFORE: Final = Word(
+    "the group has a migration with a start time, a flag or a known name",
+    "guess",
+    "",
+    "what a second start of a group does is not documented: it is never sent while a migration shows such a sign",
 )
 MON: Final = Word("mobilityOptimizedNetworking", "certain", "S1, S2")
 MON_BODY: Final = Word(
@@ -105,3 +119,19 @@ SAME_NAME: Final = Word("same name exist", "certain", "S8", "a part of the messa
 STARTING_UP: Final = Word(
     "'Trusted root certificates' value should not be empty", "certain", "S4", "the login's answer while HCX starts"
 )
+
+
+def rows() -> Iterator[tuple[str, str, str, str, str]]:
+    """Name, values, mark, source and note of each word: the table of ``docs/hcx.md``."""
+    named: dict[str, Word[Any]] = {f"TYPES {kind}": word for kind, word in TYPES.items()}
+    named |= {name: word for name, word in globals().items() if isinstance(word, Word)}
+    for name, word in named.items():
+        yield name, ", ".join(f"`{each}`" for each in _values(word.value)), word.mark, word.source, word.note
+
+
+def _values(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{name}={each}" for name, each in value.items()]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [str(each) for each in astuple(value)]
+    return sorted(value) if isinstance(value, frozenset) else [str(value)]

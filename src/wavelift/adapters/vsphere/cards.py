@@ -10,11 +10,12 @@ from pyVmomi import vim
 
 from wavelift.adapters.vsphere.devices import class_name
 from wavelift.adapters.vsphere.faults import TEXT_LONGEST, moref
-from wavelift.adapters.vsphere.properties import collect
+from wavelift.adapters.vsphere.properties import all_refs, collect
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import NicFacts
 from wavelift.base.errors import MissingPrivilegeError, NotFoundError
 from wavelift.base.printable import printable
+from wavelift.rules.wave import decode_name
 
 log = logging.getLogger(__name__)
 
@@ -26,27 +27,65 @@ def ethernet(devices: Sequence[Any]) -> list[Any]:
     return sorted((device for device in devices if isinstance(device, _CARD)), key=lambda device: int(device.key))
 
 
-def _portgroup(card: Any) -> str:
-    """The id of the distributed portgroup that the card is on; its key is its managed object id. Else empty."""
+Names = Mapping[str, tuple[str, str]]
+"""Key of a port group, or id of a segment's logical switch → the network's managed object id, and its name."""
+
+
+def backing_id(card: Any) -> str:
+    """By what the card names its network, unless that is a standard one: the key of a distributed port group, which is
+    nearly always its managed object id, or the id of NSX's logical switch. Else empty."""
     port = getattr(card.backing, "port", None)
-    return printable(getattr(port, "portgroupKey", None) or "", TEXT_LONGEST)
+    found = getattr(port, "portgroupKey", None) or getattr(card.backing, "opaqueNetworkId", None)
+    return printable(found or "", TEXT_LONGEST)
 
 
-def portgroup_names(session: VsphereSession, devices: Sequence[Any]) -> dict[str, str]:
-    """Names of the distributed portgroups that ``devices`` are on, in one call. What we may not read has no name."""
-    wanted = sorted({key for card in ethernet(devices) if (key := _portgroup(card))})
+def network_names(session: VsphereSession, devices: Sequence[Any]) -> Names:
+    """The distributed port groups and NSX segments that ``devices`` are on, mostly in one call. What we may not read
+    has no name."""
+    cards = ethernet(devices)
+    opaque = {backing_id(card) for card in cards if isinstance(card.backing, _CARD.OpaqueNetworkBackingInfo)} - {""}
+    keys = {backing_id(card) for card in cards} - opaque - {""}
     try:
-        found = collect(session, vim.dvs.DistributedVirtualPortgroup, wanted, ["name"])
+        known = _by_moref(session, sorted(keys))
+        if keys - known.keys():
+            known |= _by_id(session, vim.dvs.DistributedVirtualPortgroup, "key")
+        if opaque:
+            known |= _by_id(session, vim.OpaqueNetwork, "summary")
     except (MissingPrivilegeError, NotFoundError) as error:
-        log.info("the names of the portgroups stay unknown: %s", error)
+        log.info("the names of the networks stay unknown: %s", error)
         return {}
-    return {ref: str(values["name"]) for ref, values in found.items() if values.get("name")}
+    return known
 
 
-def nics(devices: Sequence[Any], guest_net: Sequence[Any], names: Mapping[str, str]) -> tuple[NicFacts, ...]:
+def _by_moref(session: VsphereSession, wanted: Sequence[str]) -> dict[str, tuple[str, str]]:
+    found = collect(session, vim.dvs.DistributedVirtualPortgroup, wanted, ["name"])
+    return {ref: (ref, decode_name(str(values["name"]))) for ref, values in found.items() if values.get("name")}
+
+
+def _by_id(session: VsphereSession, kind: Any, path: str) -> dict[str, tuple[str, str]]:
+    """All networks of one kind."""
+    found = collect(session, kind, all_refs(session, kind), ["name", path])
+    return {
+        network_id(values[path]): (ref, decode_name(str(values["name"])))
+        for ref, values in found.items()
+        if path in values and "name" in values
+    }
+
+
+def network_id(told: Any) -> str:
+    """A port group's key as it is, or the id in the summary of a segment."""
+    return printable(getattr(told, "opaqueNetworkId", told) or "", TEXT_LONGEST)
+
+
+def standard_name(card: Any) -> str:
+    """Of the standard network that a card is on; else empty."""
+    return decode_name(printable(getattr(card.backing, "deviceName", None) or "", TEXT_LONGEST))
+
+
+def nics(devices: Sequence[Any], guest_net: Sequence[Any], names: Names) -> tuple[NicFacts, ...]:
     """The network cards among ``devices``, by key.
 
-    :param guest_net: what VMware Tools report, ``guest.net``. :param names: as :func:`portgroup_names` found them.
+    :param guest_net: what VMware Tools report, ``guest.net``. :param names: as :func:`network_names` found them.
     """
     told: dict[int, list[str]] = {}
     for entry in guest_net:
@@ -57,7 +96,7 @@ def nics(devices: Sequence[Any], guest_net: Sequence[Any], names: Mapping[str, s
     return tuple(_nic(card, told.get(int(card.key), ()), names) for card in ethernet(devices))
 
 
-def _nic(card: Any, addresses: Sequence[str], names: Mapping[str, str]) -> NicFacts:
+def _nic(card: Any, addresses: Sequence[str], names: Names) -> NicFacts:
     network, ref, kind = _network(card, names)
     start, connected, guest = connection_of(card)
     return NicFacts(
@@ -83,13 +122,15 @@ def connection_of(card: Any) -> tuple[bool, bool, bool]:
     )
 
 
-def _network(card: Any, names: Mapping[str, str]) -> tuple[str, str, str]:
+def _network(card: Any, names: Names) -> tuple[str, str, str]:
     """Name, managed object id and kind of the card's network."""
     backing = card.backing
+    key = backing_id(card)
     if isinstance(backing, _CARD.DistributedVirtualPortBackingInfo):
-        key = _portgroup(card)
-        return names.get(key) or key, key, "distributed"
+        ref, name = names.get(key, (key, key))
+        return name, ref, "distributed"
     if isinstance(backing, _CARD.OpaqueNetworkBackingInfo):
-        return printable(backing.opaqueNetworkId or "", TEXT_LONGEST), "", "opaque"
-    name = printable(getattr(backing, "deviceName", None) or "", TEXT_LONGEST)
+        ref, name = names.get(key, ("", key))
+        return name, ref, "opaque"
+    name = standard_name(card)
     return name, moref(getattr(backing, "network", None)), "standard" if name else ""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pyVmomi import vim
 
-from wavelift.adapters.vsphere.cards import nics, portgroup_names
+from wavelift.adapters.vsphere.cards import Names, network_names, nics
 from wavelift.adapters.vsphere.devices import LARGEST, disks, others
 from wavelift.adapters.vsphere.faults import TEXT_LONGEST, moref
 from wavelift.adapters.vsphere.properties import Row, Values, collect, snapshot_nodes, traverse
@@ -33,7 +33,7 @@ OWNER: Final = (
 )
 """What :func:`managed_by` and :func:`is_secondary` look at."""
 
-_LIGHT: Final = (
+LIGHT: Final = (
     "name",
     "parent",
     "parentVApp",
@@ -169,7 +169,7 @@ def list_summaries(session: VsphereSession) -> list[VmSummary]:
     rows = traverse(
         session,
         [
-            (vim.VirtualMachine, _LIGHT),
+            (vim.VirtualMachine, LIGHT),
             (vim.Folder, ("name", "parent")),
             (vim.Datacenter, ("name", "parent")),
             (vim.VirtualApp, _VAPP),
@@ -178,13 +178,16 @@ def list_summaries(session: VsphereSession) -> list[VmSummary]:
     root = moref(session.content.rootFolder)
     paths = paths_of(row for row in rows if row.moref != root)
     unique = {row.moref: row for row in rows if row.kind == "VirtualMachine" and not is_secondary(row.values)}
-    return sorted((_summary(row, paths[row.moref]) for row in unique.values()), key=lambda vm: (vm.path, vm.moref))
+    return sorted(
+        (summary_of(row.moref, row.values, paths[row.moref]) for row in unique.values()),
+        key=lambda vm: (vm.path, vm.moref),
+    )
 
 
-def _summary(row: Row, path: str) -> VmSummary:
-    values = row.values
+def summary_of(ref: str, values: Values, path: str) -> VmSummary:
+    """Of the properties :data:`LIGHT`."""
     return VmSummary(
-        moref=row.moref,
+        moref=ref,
         name=decode_name(str(values.get("name", ""))),
         path=path,
         instance_uuid=_text(values, "summary.config.instanceUuid"),
@@ -313,7 +316,7 @@ def facts(session: VsphereSession, morefs: Sequence[str]) -> list[ServerFacts]:
 
     :raises WaveliftError: the first VM that is gone or tells nothing.
     """
-    by_ref = _summaries_of(session, morefs)
+    by_ref = summaries_of(session, morefs)
     missing = [ref for ref in morefs if ref not in by_ref]
     if missing:
         raise NotFoundError("vCenter no longer has this VM", next_step="Look at the inventory", object=missing[0])
@@ -329,15 +332,16 @@ def facts(session: VsphereSession, morefs: Sequence[str]) -> list[ServerFacts]:
 
 def path_of(session: VsphereSession, ref: str) -> str:
     """Where a VM stands in the inventory now. :raises NotFoundError: it is gone."""
-    found = _summaries_of(session, [ref])
+    found = summaries_of(session, [ref])
     if ref not in found:
         raise NotFoundError("vCenter no longer has this VM", next_step="Look at the inventory", object=ref)
     return found[ref].path
 
 
-def _summaries_of(session: VsphereSession, morefs: Sequence[str]) -> dict[str, VmSummary]:
-    """Like :func:`list_summaries`, but up from the VMs: one call per kind of parent and level of folders."""
-    found = collect(session, vim.VirtualMachine, morefs, _LIGHT)
+def summaries_of(session: VsphereSession, morefs: Sequence[str]) -> dict[str, VmSummary]:
+    """Like :func:`list_summaries`, but up from the VMs: one call per kind of parent and level of folders. VMs that are
+    gone are absent."""
+    found = collect(session, vim.VirtualMachine, morefs, LIGHT)
     rows = {ref: Row(ref, "VirtualMachine", values) for ref, values in found.items()}
     level = list(rows.values())
     while level:
@@ -350,7 +354,7 @@ def _summaries_of(session: VsphereSession, morefs: Sequence[str]) -> dict[str, V
         rows |= {row.moref: row for row in level}
     root = moref(session.content.rootFolder)
     paths = paths_of(row for row in rows.values() if row.moref != root)
-    return {ref: _summary(rows[ref], paths[ref]) for ref in found}
+    return {ref: summary_of(ref, rows[ref].values, paths[ref]) for ref in found}
 
 
 # --- facts ----------------------------------------------------------------------------------------------------------
@@ -361,7 +365,7 @@ def _facts_or_errors(session: VsphereSession, vms: Sequence[VmSummary]) -> dict[
     host_refs = [moref(item.get("runtime.host")) for item in values.values() if item.get("runtime.host")]
     hosts = collect(session, vim.HostSystem, host_refs, ("name", "summary.config.product.version"))
     devices = [device for item in values.values() for device in item.get("config.hardware.device") or ()]
-    networks = portgroup_names(session, devices)
+    networks = network_names(session, devices)
     known: dict[str, ServerFacts | WaveliftError] = {}
     for vm in vms:
         try:
@@ -371,11 +375,11 @@ def _facts_or_errors(session: VsphereSession, vms: Sequence[VmSummary]) -> dict[
     return known
 
 
-def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values], networks: Mapping[str, str]) -> ServerFacts:
+def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values], networks: Names) -> ServerFacts:
     if values is None:
         raise NotFoundError("the VM vanished while it was being read", server=vm.name, object=vm.moref)
     if "config.hardware.device" not in values:
-        raise _untold(vm)
+        raise untold(vm)
     devices = values["config.hardware.device"]
     hardware = others(devices)
     host_ref = moref(values.get("runtime.host"))
@@ -446,7 +450,8 @@ def _text(values: Values, path: str) -> str:
     return "" if value is None else _plain(value)  # a text of an enumeration too: pyvmomi takes any
 
 
-def _untold(vm: VmSummary) -> WaveliftError:
+def untold(vm: VmSummary) -> WaveliftError:
+    """Why a VM that vCenter lists has no hardware."""
     if vm.connection_state not in ("", "connected"):
         return WaveliftError(
             f"vCenter tells nothing about the VM: it is {vm.connection_state}",

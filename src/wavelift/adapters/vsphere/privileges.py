@@ -76,6 +76,11 @@ def missing_privileges(
     }
 
 
+def reads_all(session: VsphereSession) -> bool:
+    """Whether the account has its role on the root folder. Else there may be objects that it does not see."""
+    return not _lacking(session, [session.content.rootFolder], ("System.Read",), None)
+
+
 EXPORT: Final = "VApp.Export"
 """Whoever has it can read every disk of a VM."""
 

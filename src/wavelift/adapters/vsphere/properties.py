@@ -166,9 +166,33 @@ def _traversals() -> list[Any]:
     ]
 
 
-def traverse(session: VsphereSession, specs: Sequence[tuple[Any, Sequence[str]]]) -> list[Row]:
-    """All objects of the given kinds below the root folder, with these properties, in pages of :data:`PAGE`."""
-    start = _Collector.ObjectSpec(obj=session.content.rootFolder, skip=False, selectSet=_traversals())
+def _traversals_of_places() -> list[Any]:
+    """From the root folder through all four folders of a data centre down to datastores, networks and pools."""
+    step = _Collector.SelectionSpec
+    path = _Collector.TraversalSpec
+    folder, pool = step(name="folder"), step(name="pool")
+    roots = ("vmFolder", "hostFolder", "datastoreFolder", "networkFolder")
+    return [
+        path(
+            name="folder",
+            type=vim.Folder,
+            path="childEntity",
+            skip=False,
+            selectSet=[folder, *(step(name=root) for root in roots), step(name="compute")],
+        ),
+        *(path(name=root, type=vim.Datacenter, path=root, skip=False, selectSet=[folder]) for root in roots),
+        path(name="compute", type=vim.ComputeResource, path="resourcePool", skip=False, selectSet=[pool]),
+        path(name="pool", type=vim.ResourcePool, path="resourcePool", skip=False, selectSet=[pool]),
+    ]
+
+
+def traverse(session: VsphereSession, specs: Sequence[tuple[Any, Sequence[str]]], *, places: bool = False) -> list[Row]:
+    """All objects of the given kinds below the root folder, with these properties, in pages of :data:`PAGE`.
+
+    :param places: also through what VMs are put into, beside their folders; then not into vApps.
+    """
+    ways = _traversals_of_places() if places else _traversals()
+    start = _Collector.ObjectSpec(obj=session.content.rootFolder, skip=False, selectSet=ways)
     spec = _Collector.FilterSpec(propSet=[_spec(kind, paths) for kind, paths in specs], objectSet=[start])
     return _retrieve(session, spec)
 

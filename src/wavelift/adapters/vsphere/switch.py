@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pyVmomi import vim
 
-from wavelift.adapters.vsphere.cards import connection_of, ethernet, nics, portgroup_names
+from wavelift.adapters.vsphere.cards import connection_of, ethernet, network_names, nics
 from wavelift.adapters.vsphere.faults import QuiesceError
 from wavelift.adapters.vsphere.properties import Values, WaitTimeout, read_one
 from wavelift.adapters.vsphere.session import VsphereSession
@@ -250,7 +250,7 @@ def read_cards(session: VsphereSession, vm: str, *, server: str = "") -> tuple[N
 
 
 def _told(session: VsphereSession, now: _Vm) -> tuple[NicFacts, ...]:
-    return nics(now.cards, now.guest_net, portgroup_names(session, now.cards))
+    return nics(now.cards, now.guest_net, network_names(session, now.cards))
 
 
 def fence(

@@ -19,15 +19,19 @@ LAST_PORT: Final = 65_535
 _TLS: Final = ("certificate_mode", "thumbprint", "ca_bundle")
 
 
-def rest_place(connection: Connection, name: str, system: str) -> RestPlace:
+def rest_place(
+    connection: Connection, name: str, system: str, *, usual_host: str = "", needs_user: bool = True
+) -> RestPlace:
     """Host, TLS policy and proxy of a connection. An empty form field means the default.
 
     :param system: as errors name it, such as ``HCX``.
+    :param usual_host: of a connection without one. :param needs_user: False if a token may be all that it holds.
     :raises SpecError: host or user is missing, or a field has an invalid value. A retry can't help.
     """
-    if not connection.host or not connection.login:
+    host = connection.host or usual_host
+    if not host or (needs_user and not connection.login):
         raise SpecError(
-            f"The connection {name!r} lacks a {'user' if connection.host else 'host'}",
+            f"The connection {name!r} lacks a {'user' if host else 'host'}",
             next_step=f"Enter host and user under {PLACE}",
         )
     if connection.port is not None and not 0 < connection.port <= LAST_PORT:
@@ -47,14 +51,14 @@ def rest_place(connection: Connection, name: str, system: str) -> RestPlace:
     try:
         return RestPlace(
             system=system,
-            host=connection.host,
+            host=host,
             port=connection.port or HTTPS_PORT,
             proxy=proxy_of(extra, extra["proxy"], default_port=PROXY_PORT) if "proxy" in extra else None,
             patience_s=patience_s(),
             **known,
         )
     except UnsafeTextError as error:
-        shown = f"{HIDDEN}{connection.host.rpartition('@')[2]}" if "@" in connection.host else connection.host
+        shown = f"{HIDDEN}{host.rpartition('@')[2]}" if "@" in host else host
         raise SpecError(
             f"The connection {name!r} has the host {shown!r}, which is no name of a machine",
             next_step=f"Enter the name or address alone under {PLACE}, such as {system.lower()}.example.com",

@@ -7,6 +7,6 @@ not say is in :mod:`.invented`.
 from __future__ import annotations
 
 from wavelift.simulators.hcx.launcher import HcxSimulator, start
-from wavelift.simulators.hcx.sites import Site
+from wavelift.simulators.hcx.sites import Site, site
 
-__all__ = ["HcxSimulator", "Site", "start"]
+__all__ = ["HcxSimulator", "Site", "site", "start"]

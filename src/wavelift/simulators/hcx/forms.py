@@ -13,36 +13,26 @@ ANY: Final = object
 SCHEDULE: Final = {"startTime": NUMBER, "expiryTime": NUMBER, "clearSchedule": FLAG}
 OPTION: Final = {"option": TEXT, "value": ANY, "type": TEXT, "name": TEXT}
 ENDPOINT: Final = dict.fromkeys(
-    (
-        *("endpointId", "endpointName", "endpointType", "computeResourceId", "computeResourceType"),
-        *("computeResourceName", "resourceId", "resourceType", "resourceName"),
-    ),
-    TEXT,
+    [f"{of}{what}" for of in ("endpoint", "resource", "computeResource") for what in ("Id", "Name", "Type")], TEXT
 )
 SUMMARY: Final = {
     **dict.fromkeys(("guestFullName", "guestId", "guestHostName"), TEXT),
     **dict.fromkeys(("memorySizeMB", "numCpu", "diskSize", "memorySize"), NUMBER),
 }
-MAPPING: Final = dict.fromkeys(
-    (
-        *("macAddress", "srcNetworkId", "srcNetworkName", "srcNetworkType"),
-        *("destNetworkId", "destNetworkName", "destNetworkType"),
-    ),
-    TEXT,
-)
+MAPPING: Final = {
+    "macAddress": TEXT,
+    **dict.fromkeys([f"{of}Network{what}" for of in ("src", "dest") for what in ("Id", "Name", "Type")], TEXT),
+}
 NETWORK_PARAMS: Final = {"networkMappings": [MAPPING], "defaultMappings": [MAPPING]}
+SWITCHES: Final = (
+    *("removeISOs", "retainMac", "forcePowerOffVm", "upgradeHardware", "upgradeVMTools", "removeCbrc", "removeCbt"),
+    *("removeSnapshots", "isEvcDisabled", "retainTags", "replicateSecurityTags", "updateCustomAttributes"),
+)
 OPTIONS: Final = {
     "vcpus": NUMBER,
     "memory": NUMBER,
     "upgradeHardwareVersion": ANY,
-    **dict.fromkeys(
-        (
-            *("removeISOs", "retainMac", "forcePowerOffVm", "upgradeHardware", "upgradeVMTools", "removeCbrc"),
-            *("removeCbt", "removeSnapshots", "isEvcDisabled", "retainTags", "replicateSecurityTags"),
-            "updateCustomAttributes",
-        ),
-        FLAG,
-    ),
+    **dict.fromkeys(SWITCHES, FLAG),
 }
 TRANSFER_PARAMS: Final = {
     "transferType": TEXT,

@@ -91,14 +91,14 @@ def plan(intent: Mapping[str, Any], ends: Ends, findings: Findings) -> Plan | No
     chosen = options(intent)
     _check_vm(vm, kind, chosen, findings)
     window = _window(intent, kind, ends.now, findings)
-    placed = _placement(intent.get("placement") or (), ends.destination.inventory, findings)
+    pool, folder = _placement(intent.get("placement") or (), ends.destination.inventory, findings)
     store = (intent.get("storage") or {}).get("defaultStorage") or {}
     _check_storage(store, ends.destination.inventory, findings)
     networks = _networks(intent.get("networkParams") or {}, vm, ends, findings)
     mesh = intent.get("servicemeshId") or ends.mesh
     if mesh != ends.mesh:
         findings.error("mesh", f"Service mesh {mesh} does not exist")
-    _check_name(vm, placed["folder"], ends.destination.inventory, findings)
+    _check_name(vm, folder, ends.destination.inventory, findings)
     if findings.errors:
         return None
     return Plan(
@@ -106,8 +106,8 @@ def plan(intent: Mapping[str, Any], ends: Ends, findings: Findings) -> Plan | No
         vm,
         window,
         networks,
-        placed["compute"],
-        placed["folder"],
+        pool,
+        folder,
         store["id"],
         mesh,
         retain_mac=kind != BULK or chosen.get("retainMac") is True,
@@ -179,19 +179,16 @@ def _window(intent: Mapping[str, Any], kind: str, now: float, findings: Findings
     return Window(start / 1000, end / 1000)
 
 
-def _placement(given: Sequence[Mapping[str, Any]], there: Inventory, findings: Findings) -> dict[str, str]:
+def _placement(given: Sequence[Mapping[str, Any]], there: Inventory, findings: Findings) -> tuple[str, str]:
+    """Ids of the resource pool, which is empty for that of a host or cluster, and of the folder."""
     known = {(each.kind, each.id) for each in there.containers}
-    placed = {"compute": "", "folder": ""}
-    for each in given:
-        if (each.get("type"), each.get("id")) not in known:
-            findings.error("placement", f"{each.get('type')} {each.get('id')} does not exist at the destination")
-        elif each["type"] in COMPUTE:
-            placed["compute"] = each["id"]
-        elif each["type"] == "folder":
-            placed["folder"] = each["id"]
-    if not placed["compute"]:
+    found = {each.get("type"): str(each.get("id")) for each in given}
+    for kind, ident in found.items():
+        if (kind, ident) not in known:
+            findings.error("placement", f"{kind} {ident} does not exist at the destination")
+    if not COMPUTE & found.keys():
         findings.error("placement", "The placement has no compute container")
-    return placed
+    return found.get("resourcePool", ""), found.get("folder", "")
 
 
 def _check_storage(given: Mapping[str, Any], there: Inventory, findings: Findings) -> None:

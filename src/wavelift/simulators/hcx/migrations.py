@@ -10,7 +10,7 @@ from typing import Any, Final
 from wavelift.simulators.hcx.intents import BULK, COLD, RAV, REPLICATED, VMOTION, Plan, moved_nics
 from wavelift.simulators.hcx.invented import Phase
 from wavelift.simulators.hcx.settings import Settings
-from wavelift.simulators.hcx.sites import End, Nic, Place, Trouble, Vm
+from wavelift.simulators.hcx.sites import SEGMENT, End, Nic, Place, Trouble, Vm
 from wavelift.simulators.kit.clock import Clock
 from wavelift.simulators.kit.faults import Faults
 
@@ -194,13 +194,30 @@ class Migrations:
         self._source.vcenter.set_power(vm.id, "poweredOff")
 
     def _finish(self, migration: Migration, at: float) -> None:
+        """The VM is made at the destination, off, before anything of the source's goes: what the destination refuses
+        costs nothing, and no two of them ever run."""
         if self._spoiled(migration, "switchover", at):
             return
-        vm = self._vm_now(migration)
-        nics = moved_nics(migration.plan, vm)
+        vm, end = self._vm_now(migration), self._destination
+        nics, bulk = moved_nics(migration.plan, vm), migration.kind == BULK
+        placed = self._place_holder(migration, vm, nics)
         self._leave(migration, vm, at)
-        self._arrive(migration, vm, nics)
+        if bulk or vm.on:
+            end.vcenter.set_power(placed, "poweredOn")
+        for nic in nics:
+            if end.nsx is not None and nic.network.kind == SEGMENT:
+                end.nsx.add_port(nic.network.id, vm.name)
         self._end(migration, Phase.COMPLETE, at)
+
+    def _place_holder(self, migration: Migration, vm: Vm, nics: Sequence[Nic]) -> str:
+        plan, end = migration.plan, self._destination
+        segments = {each.path: each for each in end.nsx.segments()} if end.nsx else {}
+        for path in {nic.network.id for nic in nics if nic.network.kind == SEGMENT}:
+            if path not in segments:
+                raise Trouble(f"The segment {path} is gone")
+            end.vcenter.add_segment(segments[path])
+        place = Place(plan.pool, plan.folder, plan.datastore, same=migration.kind != BULK)
+        return end.vcenter.add_vm(vm, nics, place)
 
     def _leave(self, migration: Migration, vm: Vm, at: float) -> None:
         end = self._source
@@ -215,18 +232,6 @@ class Migrations:
             for nic in vm.nics:
                 if path := nic.network.segment if nic.network.segment in paths else by_name.get(nic.network.name):
                     end.nsx.remove_ports(path, vm.name)
-
-    def _arrive(self, migration: Migration, vm: Vm, nics: Sequence[Nic]) -> None:
-        plan, end, bulk = migration.plan, self._destination, migration.kind == BULK
-        segments = {each.path: each for each in end.nsx.segments()} if end.nsx else {}
-        for nic in nics:
-            if nic.network.id in segments:
-                end.vcenter.add_segment(segments[nic.network.id])
-        power = "poweredOn" if bulk else vm.power
-        end.vcenter.add_vm(vm, nics, Place(plan.pool, plan.folder, plan.datastore, power, same=not bulk))
-        for nic in nics:
-            if end.nsx is not None and nic.network.id in segments:
-                end.nsx.add_port(nic.network.id, vm.name)
 
     def _vm_now(self, migration: Migration) -> Vm:
         found = self._source.vcenter.vm(migration.plan.vm.id)

@@ -20,7 +20,7 @@ class Settings(settings.Settings):
     starting: bool = False
     """The manager is still starting: each login fails, in XML."""
     tick_seconds: float = 0.1
-    """Machine time between two looks at what is due, with no call; 0: only calls look."""
+    """Machine time between two looks at what is due, with no call. 0, at the start: only calls look."""
 
     prepare_seconds: float = 0.1
     base_sync_seconds: float = 0.2

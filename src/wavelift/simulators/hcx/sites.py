@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 SEGMENT: Final = "NsxtSegment"
@@ -29,6 +30,34 @@ class Site:
     vcenter_name: str = ""
     nsx: str = ""
     nsx_ca: str = ""
+
+
+class RunningVcenter(Protocol):
+    """A vCenter simulator."""
+
+    control_url: str
+    token: str
+    host: str
+
+
+class RunningNsx(Protocol):
+    """An NSX simulator."""
+
+    control_url: str
+    ca_file: Path | None
+
+
+def site(vcenter: RunningVcenter, nsx: RunningNsx | None = None, *, name: str) -> Site:
+    """The site of these simulators. Its ids follow from its name."""
+    return Site(
+        vcenter=vcenter.control_url,
+        token=vcenter.token,
+        name=name,
+        endpoint=f"20260101000000000-{name.lower()}",
+        vcenter_name=vcenter.host,
+        nsx=nsx.control_url if nsx else "",
+        nsx_ca=str(nsx.ca_file or "") if nsx else "",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +151,6 @@ class Place:
     pool: str
     folder: str
     datastore: str
-    power: str
     same: bool
     """It is the same VM, with its UUIDs; else a copy with new ones."""
 
@@ -134,8 +162,8 @@ class Vcenter(Protocol):
 
     def vm(self, vm_id: str) -> Vm | None: ...
 
-    def add_vm(self, vm: Vm, nics: Sequence[Nic], place: Place) -> None:
-        """Make a VM like ``vm`` with these cards. A card without MAC gets a new one."""
+    def add_vm(self, vm: Vm, nics: Sequence[Nic], place: Place) -> str:
+        """Make a VM like ``vm`` with these cards, off; its id. A card without MAC gets a new one."""
 
     def remove_vm(self, vm_id: str) -> None: ...
 

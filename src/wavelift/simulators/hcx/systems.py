@@ -18,8 +18,20 @@ KINDS: Final = {
     "standard": "Network",
     "opaque": "OpaqueNetwork",
 }
-CONTAINERS: Final = {"pools": "resourcePool", "folders": "folder", "datacenters": "dataCenter", "clusters": "cluster"}
-NOT_MOVED: Final = {"host": "", "cdrom": "", "snapshots": [], "change_tracking": False, "consolidation_needed": False}
+CONTAINERS: Final = {
+    "pools": "resourcePool",
+    "datacenters": "dataCenter",
+    "clusters": "cluster",
+    "hosts": "host",
+}
+NOT_MOVED: Final = {
+    "power": "poweredOff",
+    "host": "",
+    "cdrom": "",
+    "snapshots": [],
+    "change_tracking": False,
+    "consolidation_needed": False,
+}
 """Of a VM's order."""
 
 
@@ -52,10 +64,9 @@ class VcenterSystem(_System):
         state = self._call("GET", "state")
         vms = [vm for each in state["vms"] if (vm := self._vm(each["moref"], networks)) is not None]
         containers = [
-            Thing(each["moref"], each["name"], kind, path=each["path"])
-            for key, kind in CONTAINERS.items()
-            for each in found[key]
+            Thing(each["moref"], each["name"], kind) for key, kind in CONTAINERS.items() for each in found[key]
         ]
+        containers += [each for one in found["folders"] if (each := _folder(one)) is not None]
         stores = [Thing(each["moref"], each["name"], "datastore") for each in found["datastores"]]
         return Inventory(found["instance_uuid"], vms, networks, containers, stores)
 
@@ -72,18 +83,20 @@ class VcenterSystem(_System):
             raise
         return _vm(found, networks)
 
-    def add_vm(self, vm: Vm, nics: Sequence[Nic], place: Place) -> None:
+    def add_vm(self, vm: Vm, nics: Sequence[Nic], place: Place) -> str:
         old = {each["mac"]: each for each in vm.order["nics"]}
         cards = [{**old[nic.was], "mac": nic.mac, "network": nic.network.id, "ips": list(nic.ips)} for nic in nics]
         order = {
             **vm.order,
-            **_here(place),
             **NOT_MOVED,
+            "folder": place.folder,
+            "pool": place.pool,
+            "datastore": place.datastore,
             "nics": cards,
         }
         if not place.same:
             order |= {"uuid": "", "instance_uuid": ""}
-        self._call("POST", "vm/add", order)
+        return str(self._call("POST", "vm/add", order)["moref"])
 
     def remove_vm(self, vm_id: str) -> None:
         self._call("POST", "vm/remove", {"vm": vm_id})
@@ -104,8 +117,10 @@ class VcenterSystem(_System):
             self._call("POST", "network/add", {"name": segment.name, "kind": "nsx", "segment": segment.path})
 
 
-def _here(place: Place) -> dict[str, str]:
-    return {"folder": place.folder, "pool": place.pool, "datastore": place.datastore, "power": place.power}
+def _folder(found: Mapping[str, Any]) -> Thing | None:
+    """A folder of VMs, with the path below the data centre's."""
+    above, vm, below = f"{found['path']}/".partition("/vm/")
+    return Thing(found["moref"], found["name"], "folder", path=below.rstrip("/")) if above and vm else None
 
 
 def _network(found: Mapping[str, Any]) -> Thing:

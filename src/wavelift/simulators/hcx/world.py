@@ -109,7 +109,7 @@ class HcxWorld(World[Settings]):
 
     def _tick(self) -> None:
         """The manager works on while nobody asks."""
-        while not self._closing.wait(self.settings.tick_seconds or 1.0):
+        while not self._closing.wait(max(self.settings.tick_seconds, 0.01)):
             try:
                 self.catch_up()
             except Exception:  # the next tick, or a call, tries again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import secrets
 from typing import Any
 from urllib.parse import parse_qs
@@ -61,6 +62,8 @@ class Cloud:
         if request.path != SDDC_PATH:
             raise CloudError(404, "no such SDDC")
         url = f"https://{request.headers['host']}{PROXY}"
+        if self._settings.nsx_url:
+            url = json.loads(self._settings.nsx_url)
         return {"id": SDDC, "org_id": ORG, "name": "SDDC", "resource_config": {"nsx_api_public_endpoint_url": url}}
 
     def check_token(self, request: Request) -> None:

@@ -35,6 +35,8 @@ class Change:
 
     wanted: str
     due: float
+    accepted: float
+    """By the machine's clock."""
     outcome: str = ""
     rule: int = 0
 
@@ -195,7 +197,8 @@ class Segments:
             segment.body = merged
             segment.revision = known.revision + 1 if known else 0
             self._segments[path] = segment
-            if before != (segment.connectivity, segment.tier, segment.networks()):
+            # What failed is tried again by the same request.
+            if segment.failed or before != (segment.connectivity, segment.tier, segment.networks()):
                 self._begin(segment, at_once=at_once or known is None)
             self._note()
             return segment.document()
@@ -288,7 +291,7 @@ class Segments:
             segment.body["advanced_config"]["connectivity"] = segment.realised
             return
         due = self._clock.now() + self._settings.realise_seconds
-        segment.change = Change(segment.connectivity, due, outcome, rule)
+        segment.change = Change(segment.connectivity, due, time.time(), outcome, rule)
 
     def _settle(self) -> None:
         """Let what is due happen."""
@@ -307,8 +310,10 @@ class Segments:
             else:
                 segment.realised = change.wanted
             # By the machine's clock: it happened when it was due, not now that somebody looks.
-            stuck = change.outcome == "stuck"
-            self._note(time.time() if stuck else min(change.due - self._clock.offset, time.time()))
+            moment = time.time()
+            if change.outcome != "stuck":
+                moment = min(max(change.due - self._clock.offset, change.accepted), moment)
+            self._note(moment)
 
     def _routes(self) -> Iterator[tuple[str, str]]:
         for segment in self._segments.values():

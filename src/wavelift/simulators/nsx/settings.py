@@ -30,6 +30,8 @@ class Settings(settings.Settings):
     """How long a port stays on its segment after its VM has gone."""
     delete_seconds: float = 0.0
     """How long a deleted segment is pending: it is not shown, and its id cannot be used."""
+    nsx_url: str = ""
+    """What VMware Cloud tells as the SDDC's NSX, as JSON; empty: the truth."""
     token_seconds: float = 1800.0
     """Life of an access token."""
     page_size: int = 1000

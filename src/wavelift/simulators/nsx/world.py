@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from wavelift.simulators.nsx.fields import ADVANCED_FIELDS, SEGMENT_FIELDS, SUBN
 from wavelift.simulators.nsx.segments import Segments
 from wavelift.simulators.nsx.settings import ORG, PASSWORD, REFRESH_TOKEN, SDDC, USERNAME, Settings
 
+REQUESTS: Final = "requests"
 POLICY: Final = "/policy/api/v1"
 _SEGMENT: Final = r"(?P<path>/infra(?:/tier-1s/[^/]+)?/segments/[^/]+)"
 _PARENT: Final = r"(?P<path>/infra(?:/tier-1s/[^/]+)?)"
@@ -38,10 +40,21 @@ CALLS: Final = tuple(
 )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request as it came, for a test that compares two clients. No header: these hold the login."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any
+
+
 class NsxWorld(World[Settings]):
     """One site's NSX."""
 
     rules = Rule
+    evidence_kinds = (REQUESTS,)
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, settings)
@@ -97,6 +110,9 @@ class NsxWorld(World[Settings]):
         answer = self._answers.get(request.operation)
         if answer is None:
             raise NsxError(404, invented.NOT_FOUND_CODE, f"no {request.method} {request.path}")
+        if self.settings.evidence:
+            body = _body(request) if request.body.content else None
+            self.evidence.keep(REQUESTS, Asked(request.method, request.raw_path, request.query(), body))
         found = answer(request)
         return Response(200) if found is None else _json(found)
 

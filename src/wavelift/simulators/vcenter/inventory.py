@@ -143,7 +143,8 @@ class SimUser:
     """`privileges` None means all. `without` removes some.
 
     `no_access` are inventory paths ("/dc1/vm/secret", "/dc2") on which the user has the role *No access*, with
-    propagation: they and what is below them can't be seen or used.
+    propagation: they and what is below them can't be seen or used. `below` is the only path on which the user has a
+    role at all, with propagation; "" is the root folder. What is above it can be walked through, and no more.
     """
 
     name: str
@@ -151,6 +152,7 @@ class SimUser:
     privileges: Sequence[str] | None = None
     without: Sequence[str] = ()
     no_access: Sequence[str] = ()
+    below: str = ""
 
 
 ADMIN = SimUser("administrator@vsphere.local", "simulator!1")

@@ -102,6 +102,14 @@ func (s *sim) allowed(user, privilege string) bool {
 	return false
 }
 
+// holds is what the authorization manager says of one object.
+func (s *sim) holds(user, privilege string, entity types.ManagedObjectReference) bool {
+	if s.passes(user, entity) {
+		return privilege == "System.View"
+	}
+	return s.allowed(user, privilege) && !s.noAccess(user, entity)
+}
+
 // clock answers CurrentTime from vCenter's own clock.
 type clock struct{ helper }
 
@@ -152,7 +160,7 @@ func (a *authorization) answer(user string, entities []types.ManagedObjectRefere
 	for _, entity := range entities {
 		p := types.EntityPrivilege{Entity: entity}
 		for _, id := range privileges {
-			granted := a.sim.allowed(user, id) && !a.sim.noAccess(user, entity)
+			granted := a.sim.holds(user, id, entity)
 			p.PrivAvailability = append(p.PrivAvailability, types.PrivilegeAvailability{PrivId: id, IsGranted: granted})
 		}
 		out = append(out, p)
@@ -176,7 +184,7 @@ func (a *authorization) HasPrivilegeOnEntity(req *types.HasPrivilegeOnEntity) so
 	user := a.userOf(req.SessionId)
 	var out []bool
 	for _, id := range req.PrivId {
-		out = append(out, a.sim.allowed(user, id) && !a.sim.noAccess(user, req.Entity))
+		out = append(out, a.sim.holds(user, id, req.Entity))
 	}
 	return &methods.HasPrivilegeOnEntityBody{Res: &types.HasPrivilegeOnEntityResponse{Returnval: out}}
 }
@@ -214,8 +222,11 @@ func (a *authorization) FetchUserPrivilegeOnEntities(req *types.FetchUserPrivile
 	var out []types.UserPrivilegeResult
 	for _, entity := range req.Entities {
 		held := granted
-		if a.sim.noAccess(req.UserName, entity) {
+		switch {
+		case a.sim.noAccess(user, entity):
 			held = nil
+		case a.sim.passes(user, entity):
+			held = []string{"System.View"}
 		}
 		out = append(out, types.UserPrivilegeResult{Entity: entity, Privileges: held})
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -39,6 +40,7 @@ func (s *sim) build(inv *inventory) error {
 		return err
 	}
 	b := &builder{sim: s, ctx: ctx, client: client, inv: inv, hosts: map[string]types.ManagedObjectReference{}, taken: map[string]bool{}}
+	s.builder = b
 	dc, err := object.NewRootFolder(client).CreateDatacenter(ctx, inv.Options.Datacenter)
 	if err != nil {
 		return err
@@ -80,7 +82,7 @@ func (s *sim) build(inv *inventory) error {
 		v.layout() // once more, now that it shows what its datastore is
 	}
 	err = b.extraVMs(inv.Options.ExtraVMs)
-	b.strict, s.builder = true, b
+	b.strict = true
 	return err
 }
 
@@ -264,7 +266,11 @@ func (b *builder) vm(spec *vmSpec) (*vmState, error) {
 	vm := b.sim.model.Map().Get(info.Result.(types.ManagedObjectReference)).(*simulator.VirtualMachine)
 	var v *vmState
 	b.sim.context().WithLock(vm, func() { v, err = b.adopt(vm, spec, fmt.Sprintf("[%s] %s", spec.Datastore, dir)) })
-	return v, err
+	if err != nil {
+		half := &vmState{sim: b.sim, vm: vm, spec: spec, dir: filepath.Join(b.sim.work, "layers", vm.Self.Value)}
+		return nil, errors.Join(err, half.takeAway())
+	}
+	return v, nil
 }
 
 // adopt sets values that the simulator's API can't set, and registers our state of the VM.
@@ -301,6 +307,9 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	}
 	if err := v.addHardware(dir, b.lan); err != nil {
 		return nil, err
+	}
+	if spec.Template {
+		v.leavePool()
 	}
 	v.record(vm.Runtime.PowerState, vm.Config.Hardware.Device)
 	v.wake()

@@ -255,9 +255,9 @@ func (s *sim) controlAddVM(r *http.Request) (any, error) {
 type wholeVM struct {
 	addedVM
 	Host      string    `json:"host"`
-	PoolID    string    `json:"pool_moref"`
-	Networks  []string  `json:"networks"`  // morefs
-	Addresses []holding `json:"addresses"` // that are held now
+	PoolID    string    `json:"pool_moref"` // "" of a template
+	Networks  []string  `json:"networks"`   // morefs
+	Addresses []holding `json:"addresses"`  // that are held now
 	Spec      vmSpec    `json:"spec"`
 }
 
@@ -275,7 +275,9 @@ func (s *sim) controlGetVM(r *http.Request) (any, error) {
 		if h := s.hostOf(v); h != nil {
 			whole.Host = h.name
 		}
-		whole.PoolID = vm.ResourcePool.Value
+		if vm.ResourcePool != nil {
+			whole.PoolID = vm.ResourcePool.Value
+		}
 		for _, ref := range vm.Network {
 			whole.Networks = append(whole.Networks, ref.Value)
 		}
@@ -291,7 +293,10 @@ func (v *vmState) asSpec() vmSpec {
 	spec := *v.spec
 	spec.Name, spec.Folder, spec.Host, spec.IP = plain.Replace(vm.Name), s.entityPath(vm), "", ""
 	spec.Power, spec.Hardware, spec.Template = string(vm.Runtime.PowerState), vm.Config.Version, vm.Config.Template
-	spec.UUID, spec.InstanceUUID, spec.Pool = vm.Config.Uuid, vm.Config.InstanceUuid, s.poolPath(*vm.ResourcePool)
+	spec.UUID, spec.InstanceUUID = vm.Config.Uuid, vm.Config.InstanceUuid
+	if vm.ResourcePool != nil {
+		spec.Pool = s.poolPath(*vm.ResourcePool)
+	}
 	spec.Consolidation, spec.Tracking, spec.OnDelta = *vm.Runtime.ConsolidationNeeded, *vm.Config.ChangeTrackingEnabled, false
 	spec.CdromISO, spec.Annotation = mounted(vm.Config.Hardware.Device), vm.Config.Annotation
 	spec.HostName = orElse(spec.HostName, spec.Name)
@@ -338,6 +343,18 @@ func (s *sim) controlRemoveVM(r *http.Request) (any, error) {
 	}
 	s.building.Lock()
 	defer s.building.Unlock()
+	v.mu.Lock()
+	busy := v.busy
+	v.mu.Unlock()
+	if busy != "" {
+		return nil, badRequest("%s works on %s", busy, v.spec.Name)
+	}
+	return struct{}{}, v.takeAway()
+}
+
+// takeAway leaves nothing of the VM but its events.
+func (v *vmState) takeAway() error {
+	s := v.sim
 	s.breakLeases(v)
 	ctx := s.context()
 	var fault error
@@ -351,7 +368,7 @@ func (s *sim) controlRemoveVM(r *http.Request) (any, error) {
 		}
 	})
 	if fault != nil {
-		return nil, fault
+		return fault
 	}
 	for _, ref := range v.vm.Network {
 		v.leave(ref)
@@ -363,7 +380,7 @@ func (s *sim) controlRemoveVM(r *http.Request) (any, error) {
 		ctx.Map.Remove(ctx, snap.ref)
 		s.forget(snap)
 	}
-	return struct{}{}, v.removeFiles()
+	return v.removeFiles()
 }
 
 // removeFiles removes its layers, and its folder on the datastore.
@@ -590,7 +607,27 @@ func (v *vmState) markTemplate(ctx *simulator.Context, template bool) error {
 	ctx.Update(v.vm, []types.PropertyChange{
 		{Name: "config.template", Val: template}, {Name: "summary.config.template", Val: template},
 	})
+	if template {
+		v.leavePool()
+	} else if v.vm.ResourcePool == nil {
+		ref := v.sim.builder.pool.Reference()
+		pool := ctx.Map.Get(ref).(*simulator.ResourcePool)
+		ctx.Map.AppendReference(ctx, pool, &pool.Vm, v.vm.Self)
+		ctx.Update(v.vm, []types.PropertyChange{{Name: "resourcePool", Val: &ref}})
+	}
 	return nil
+}
+
+// leavePool: a template is in no resource pool.
+func (v *vmState) leavePool() {
+	if v.vm.ResourcePool == nil {
+		return
+	}
+	ctx := v.sim.context()
+	if pool, ok := ctx.Map.Get(*v.vm.ResourcePool).(*simulator.ResourcePool); ok {
+		ctx.Map.RemoveReference(ctx, pool, &pool.Vm, v.vm.Self)
+	}
+	v.vm.ResourcePool = nil
 }
 
 // wake lets some seconds pass after a start before Tools report. Called under the VM's simulator lock.

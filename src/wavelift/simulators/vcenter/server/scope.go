@@ -39,20 +39,35 @@ func (s *sim) pathOf(ref types.ManagedObjectReference) string {
 // noAccess says whether a user has the role "No access" on an object, or on something above it. Snapshots and leases
 // are their VM's.
 func (s *sim) noAccess(user string, ref types.ManagedObjectReference) bool {
-	denied := s.users[user].NoAccess
-	if len(denied) == 0 {
+	u := s.users[user]
+	denied := u.NoAccess
+	if len(denied) == 0 && u.Below == "" {
 		return false
 	}
 	if v, _ := s.target(ref); v != nil {
 		ref = v.vm.Self
 	}
 	path := s.pathOf(ref)
+	if u.Below != "" && path != "" && !strings.HasPrefix(path+"/", u.Below+"/") && !strings.HasPrefix(u.Below, path+"/") {
+		return true
+	}
 	for _, top := range denied {
 		if path == top || strings.HasPrefix(path, top+"/") {
 			return true
 		}
 	}
 	return false
+}
+
+// passes says whether an object only lies above what a user has a role on: he sees that it is there.
+func (s *sim) passes(user string, ref types.ManagedObjectReference) bool {
+	below := s.users[user].Below
+	if below == "" {
+		return false
+	}
+	path := s.pathOf(ref)
+	_, managed := s.model.Map().Get(ref).(mo.Entity)
+	return managed && path != below && strings.HasPrefix(below, path+"/")
 }
 
 func (s *sim) userOf(r *http.Request) string {
@@ -71,7 +86,7 @@ func (s *sim) userOf(r *http.Request) string {
 // hide takes what a user may not see out of an answer. As in a vCenter, objects that a traversal or a view finds are
 // left out, and an object that was asked for by its id comes without properties, with the reason.
 func (s *sim) hide(user string, request, answer []byte) []byte {
-	if len(s.users[user].NoAccess) == 0 {
+	if len(s.users[user].NoAccess) == 0 && s.users[user].Below == "" {
 		return answer
 	}
 	hidden := func(found [][]byte) bool {

@@ -44,6 +44,7 @@ type userSpec struct {
 	Password   string   `json:"password"`
 	Privileges []string `json:"privileges"` // nil: all
 	Without    []string `json:"without"`    // all but these
+	Below      string   `json:"below"`      // the one inventory path on which the privileges are held, with propagation; "": the root
 	NoAccess   []string `json:"no_access"`  // inventory paths with the role "No access", with propagation
 }
 

@@ -163,6 +163,18 @@ def test_a_start_whose_answer_is_lost_is_found_again(pair: Pair, client: RestCli
     end(pair, client, group)
 
 
+def test_a_large_group_is_found_again_whole(pair: Pair, client: RestClient) -> None:
+    """A page of the query has 50 rows where nothing else is asked for (of the older form of the call)."""
+    names = [f"app{number:02}" for number in range(60)]
+    for name in names:
+        pair.add_vm(name)
+    pair.hcx.settings(**LONG)
+    pair.hcx.rule(operation="StartGroups", cut_response_after=0, count=1)
+    group, started = pair.started(client, names)
+    assert len({each.migration_id for each in started}) == 60
+    end(pair, client, group)
+
+
 def test_a_task_that_was_killed_starts_nothing_twice(pair: Pair, client: RestClient) -> None:
     pair.hcx.settings(**LONG)
     pair.add_vm("app01")

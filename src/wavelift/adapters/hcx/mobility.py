@@ -23,7 +23,8 @@ from wavelift.adapters.hcx.transport import (
 from wavelift.base.errors import RemoteJobError
 from wavelift.base.rest import Answer, Ask, LostAnswerError, RestClient, UnreadableError
 
-SMALLEST_PAGE: Final = 50
+ROWS_MOST: Final = 1000
+"""Of one query: more than a manager moves at a time (300), and its history of a group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +126,9 @@ class Mobility:
         """Its id; None if there is no group of this name."""
         body = {"filters": {"groups": [{"name": name}]}}
         answer = self._client.send(Ask("POST", guesses.GROUPS_QUERY.value, body=body, again=True), group=name)
-        for item in items_of(answer):
-            # A manager that does not know the filter would list all groups.
-            if text(item.get("name")) in ("", name) and (found := text(item.get("migrationGroupId"))):
-                return found
-        return None
+        found = {text(item.get("name")): text(item.get("migrationGroupId")) for item in items_of(answer)}
+        # A manager that ignored the filter would list others, too. One that leaves the name out lists only this one.
+        return found.get(name) or (found.get("") if len(found) == 1 else None) or None
 
     def start_group(self, group_id: str) -> tuple[Started, ...]:
         """Start its migrations, unless that has been done. One of a group that failed stops no other.
@@ -169,11 +168,13 @@ class Mobility:
 
     def query_group(self, group_id: str) -> tuple[Progress, ...]:
         """The migrations of a group."""
-        return _query(self._client, {"migrationGroupId": [group_id]}, group=group_id)
+        rows = _query(self._client, {"migrationGroupId": [group_id]}, group=group_id)
+        return tuple(row for row in rows if row.group_id in ("", group_id))
 
     def query_entities(self, entity_ids: Iterable[str]) -> tuple[Progress, ...]:
         """Every migration of these VMs that HCX remembers."""
-        return _query(self._client, {"entityId": sorted(entity_ids)})
+        wanted = sorted(set(entity_ids))
+        return tuple(row for row in _query(self._client, {"entityId": wanted}) if row.entity_id in ("", *wanted))
 
     def force_cancel(self, migrations: Iterable[Progress | Started], group_id: str) -> dict[str, tuple[str, ...]]:
         """Cancel what has not begun to switch. Copied disks that the seed checkpoint keeps are kept.
@@ -251,17 +252,15 @@ def query_many(client: RestClient, migration_ids: Iterable[str]) -> dict[str, Pr
     wanted = sorted(set(migration_ids))
     if not wanted:
         return {}
-    rows = _query(client, {"migrationId": wanted}, page=len(wanted))
+    rows = _query(client, {"migrationId": wanted})
     return {row.migration_id: row for row in rows if row.migration_id in set(wanted)}
 
 
-def _query(
-    client: RestClient, wanted: Mapping[str, Sequence[str]], *, page: int = 0, **where: object
-) -> tuple[Progress, ...]:
+def _query(client: RestClient, wanted: Mapping[str, Sequence[str]], **where: object) -> tuple[Progress, ...]:
     body = {
         "filter": dict(wanted),
         "options": {"compat": guesses.COMPAT.value, "resultLevel": guesses.RESULT_LEVEL.value},
-        "paging": {guesses.QUERY_PAGE_FIELD.value: max(page, SMALLEST_PAGE)},
+        "paging": {guesses.QUERY_PAGE_FIELD.value: ROWS_MOST},
     }
     ask = Ask("POST", guesses.QUERY.value, query=guesses.QUERY_ACTION.value, body=body, again=True)
     answer = client.send(ask, **where)

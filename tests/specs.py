@@ -16,4 +16,5 @@ def load_texts(wave: str, environment: str, *, name: str = "erp", where: str) ->
             one.mkdir()
         (waves / f"{name}.yaml").write_text(wave)
         (environments / f"{where}.yaml").write_text(environment)
-        return load_folder(waves, environments).waves.get(name)
+        found = load_folder(waves, environments).waves.get(name)
+        return found if isinstance(found, LoadedWave) else None

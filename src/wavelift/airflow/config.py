@@ -52,6 +52,10 @@ def environments_folder() -> Path:
     return _folder("environments_folder")
 
 
+def networks_folder() -> Path:
+    return _folder("networks_folder")
+
+
 def state_folder() -> Path:
     return _folder("state_folder")
 

@@ -160,6 +160,7 @@ class Option:
 _OPTIONS: Final = (
     Option("waves_folder", "Folder of the wave specs.", Reader.ALL, path="waves", place=Place.DAGS),
     Option("environments_folder", "Folder of the environments.", Reader.ALL, path="environments", place=Place.DAGS),
+    Option("networks_folder", "Folder of the networks.", Reader.ALL, path="networks", place=Place.DAGS),
     Option(
         "state_folder",
         "Last valid copy of every spec. All components of the control plane must share this folder.",

@@ -11,7 +11,7 @@ import wavelift
 
 FILES: Final = ("waves.py", "wave_errors.py", "catalog.py")
 """What a DAGs folder needs."""
-FOLDERS: Final = ("waves", "environments")
+FOLDERS: Final = ("waves", "environments", "networks")
 """What belongs beside them: the folders of the specs."""
 
 

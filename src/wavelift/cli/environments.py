@@ -89,5 +89,5 @@ def _show_rows(rows: list[EnvironmentRow]) -> None:
     shown = table("environment", "account", "region", "you may")
     for row in rows:
         named = f"{row.name}\n{row.description}".strip()
-        add_row(shown, named, row.account, row.region, ", ".join(row.actions))
+        add_row(shown, named, row.account or f"none ({row.kind})", row.region, ", ".join(row.actions))
     show(shown)

@@ -69,9 +69,11 @@ class EnvironmentRow(Answer):
 
     name: str
     description: str
-    account: str
-    region: str
-    vpc: str
+    kind: str = "aws"
+    """``hcx``: it has no account, region and VPC."""
+    account: str = ""
+    region: str = ""
+    vpc: str = ""
     actions: list[str]
     """What the caller may do: ``migrate``, ``cut_over``, ``administer``."""
 

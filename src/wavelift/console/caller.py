@@ -16,8 +16,8 @@ from wavelift.console.access import not_loaded, require_trigger
 from wavelift.console.deps import LedgerDep, Specs, SpecsDep
 from wavelift.ledger import Ledger, groups
 from wavelift.rules.authority import Action
-from wavelift.rules.environment import Environment
 from wavelift.rules.flows import FLOWS
+from wavelift.rules.hcx_environment import AnyEnvironment
 from wavelift.rules.principals import ROLE
 from wavelift.services.common import authority
 from wavelift.services.common.authority import Rights
@@ -54,7 +54,7 @@ def remember_roles(user: GetUserDep, ledger: LedgerDep) -> None:
 class Given:
     """An environment, and what the caller may do in it: at least one thing."""
 
-    environment: Environment
+    environment: AnyEnvironment
     actions: tuple[Action, ...]
 
 

@@ -21,8 +21,15 @@ from wavelift.rules.conf import RunConf
 from wavelift.rules.environment import PRINCIPALS
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.principals import Principals
-from wavelift.specs import Granting, load_granting, load_principals, resolved_wave, usable_waves
-from wavelift.specs.load import SUFFIX
+from wavelift.specs import (
+    SUFFIX,
+    Granting,
+    load_granting,
+    load_principals,
+    problem_of,
+    resolved_wave,
+    usable_waves,
+)
 
 
 class Specs:
@@ -34,13 +41,10 @@ class Specs:
 
     def problem_of(self, name: str) -> str:
         """Why the present files of a wave allow no run; empty: they do."""
-        try:
-            self.wave(name)
-        except SpecError as error:
-            if name not in self._stems(config.waves_folder()):
-                return f"There is no file {name}{SUFFIX} in the folder of the waves"
-            return str(error)
-        return ""
+        problem = problem_of(name, config.waves_folder(), config.environments_folder())
+        if problem and name not in self._stems(config.waves_folder()):
+            return f"There is no file {name}{SUFFIX} in the folder of the waves"
+        return problem
 
     def environment_of(self, wave: str) -> str | None:
         """Where a wave lands: by its file, else by its last valid version. Empty: nobody knows. None: no such wave."""

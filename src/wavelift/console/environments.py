@@ -12,6 +12,7 @@ from wavelift.console.deps import AirflowDep, SpecsDep, start_run
 from wavelift.rules.authority import WHOAMI
 from wavelift.rules.conf import EnvironmentConf
 from wavelift.rules.environment import CHECK_DAG
+from wavelift.rules.hcx_environment import aws_only
 
 
 def add_environment_routes(app: FastAPI) -> None:
@@ -44,7 +45,7 @@ def add_environment_routes(app: FastAPI) -> None:
     def check_environment(environment: str, caller: CallerDep, airflow: AirflowDep) -> RunStarted:
         """Check the account of an environment that is granted to the caller, by a run of ``environment_check``."""
         require_trigger(caller.user, CHECK_DAG)
-        name = given_to(caller, environment).environment.environment
+        name = aws_only(given_to(caller, environment).environment).environment
         return start_run(airflow, CHECK_DAG, EnvironmentConf(environment=name))
 
 

@@ -22,7 +22,7 @@ from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.dag_factory.trial import test_dag
 from wavelift.rules.flows import FLOWS
 from wavelift.rules.plans import WaveShape
-from wavelift.specs import UsableWaves, usable_waves
+from wavelift.specs import UsableWaves, usable_networks, usable_waves
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ def register_waves(namespace: dict[str, Any]) -> None:
 
 
 def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
-    """The functions that make the DAGs of a wave: only those whose sections the spec has."""
+    """The functions that make the DAGs of a wave: only those of its method, and whose sections the spec has."""
+    if shape.method == "hcx":
+        return []
     replicates = [replicate_dag] if shape.replicates else []
     cuts_over = [cutover_dag, test_dag] if shape.cuts_over else []
     return [migrate_dag, *replicates, *cuts_over]
@@ -66,7 +68,8 @@ def raise_spec_errors() -> None:
     """
     if get_parsing_context().dag_id:
         return
-    errors = [*_usable(only=None).errors]
+    networks = usable_networks(config.networks_folder(), config.environments_folder(), config.last_valid_folder())
+    errors = list(dict.fromkeys((*_usable(only=None).errors, *networks.errors)))
     try:
         notifiers.check()
     except SpecError as error:

@@ -71,7 +71,7 @@ def register_catalog(namespace: dict[str, Any]) -> None:
 
 def _connectors() -> list[str]:
     usable = usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder())
-    return sorted({DEFAULT_CONNECTOR, *(shape.connector for shape in usable.shapes.values())})
+    return sorted({DEFAULT_CONNECTOR, *(shape.connector for shape in usable.shapes.values() if shape.method != "hcx")})
 
 
 def catalog_dag(connector: str) -> DAG:

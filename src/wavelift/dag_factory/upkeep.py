@@ -66,7 +66,7 @@ def _connectors() -> list[str]:
     except Exception:  # the files could not be listed; the DAGs of the default queue must still exist
         log.exception("the connectors of the waves could not be read")
         return [DEFAULT_CONNECTOR]
-    return sorted({DEFAULT_CONNECTOR, *(shape.connector for shape in usable.shapes.values())})
+    return sorted({DEFAULT_CONNECTOR, *(shape.connector for shape in usable.shapes.values() if shape.method != "hcx")})
 
 
 def watch_dag(connector: str) -> DAG:

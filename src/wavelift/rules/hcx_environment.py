@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from wavelift.base.domain import Message
+from wavelift.base.errors import SpecError
 from wavelift.rules.environment import MAX_CHOICES, PRINCIPALS, Environment, May, VcenterCheck, repeated
 from wavelift.rules.fields import WHOLE, ConnectionId, Description, Name, Text, matched
 from wavelift.rules.problem import Problem
@@ -126,3 +127,14 @@ def hcx_environment_problems(environment: HcxEnvironment) -> list[Problem]:
 AnyEnvironment = Environment | HcxEnvironment
 """Of either kind. What needs an AWS account takes ``Environment`` only."""
 KINDS: Final = ("aws", "hcx")
+
+
+def aws_only(environment: AnyEnvironment) -> Environment:
+    """:raises SpecError: the environment is of kind ``hcx``."""
+    if isinstance(environment, HcxEnvironment):
+        raise SpecError(
+            "The environment is of 'kind: hcx': it has no AWS account",
+            next_step="Name an environment of 'kind: aws'",
+            environment=environment.environment,
+        )
+    return environment

@@ -154,7 +154,7 @@ def test_an_executor_with_machines_of_its_own_is_not_compared(
 def test_dags_lays_out_a_folder_and_says_that_airflow_reads_another(home: Path, tmp_path: Path) -> None:
     dags = tmp_path / "my dags"
     done = init(home, "--dags", str(dags))
-    assert {path.name for path in dags.iterdir()} == {*FILES, "waves", "environments"}
+    assert {path.name for path in dags.iterdir()} == {*FILES, "waves", "environments", "networks"}
     for name in FILES:
         assert (dags / name).read_bytes() == (dags_source() / name).read_bytes()
         assert f"copied {dags / name}" in done.stderr

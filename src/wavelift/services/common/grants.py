@@ -15,7 +15,6 @@ from wavelift.base.tries import REASON_LONGEST
 from wavelift.ledger import Ledger, events
 from wavelift.ledger.events import Subject
 from wavelift.rules.authority import Link
-from wavelift.rules.environment import Environment
 from wavelift.rules.flows import CONTINUE_FROM, PREFLIGHT
 from wavelift.rules.frozen import FrozenPlan, digest_of
 from wavelift.rules.grants import (
@@ -28,6 +27,7 @@ from wavelift.rules.grants import (
     lifetime_of_move,
     sign,
 )
+from wavelift.rules.hcx_environment import AnyEnvironment
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.rules.preflight_requester import CODES
 from wavelift.rules.principals import Principals
@@ -73,7 +73,7 @@ class Requesters:
     by_server: Mapping[str, str]
     principal_of: PrincipalOf
 
-    def principals(self, environment: Environment) -> dict[str, str]:
+    def principals(self, environment: AnyEnvironment) -> dict[str, str]:
         """Server, or all → the user in vCenter who is asked for; as the environment's ``vcenter_check`` says."""
         if environment.vcenter_check == "off":
             return {}

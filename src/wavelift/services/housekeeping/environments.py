@@ -12,6 +12,7 @@ from wavelift.ledger import Ledger
 from wavelift.ledger.events import Subject
 from wavelift.rules.authority import WHOAMI, Action
 from wavelift.rules.findings import WHOLE_WAVE, Findings
+from wavelift.rules.hcx_environment import aws_only
 from wavelift.rules.plans import Target
 from wavelift.rules.preflight import check_environment, sorted_findings
 from wavelift.rules.preflight_connections import check_aws, in_region
@@ -65,9 +66,10 @@ def environment_to_check(ledger: Ledger, name: str, ctx: RunContext, *, rights: 
 def check(open_aws: Callable[[], AwsAccess], granting: Granting, *, user: str) -> EnvironmentCheck:
     """It only reads. An account that does not answer is a finding.
 
+    :raises SpecError: the environment has no account: it is of kind ``hcx``.
     :param user: who asks. That nobody said who this is in vCenter is a finding: every wave of the user would stop.
     """
-    environment = granting.environment
+    environment = aws_only(granting.environment)
     name = environment.environment
     findings = Findings(WHOLE_WAVE)
     if environment.vcenter_check == "require" and not granting.principals.vcenter_principal(user):

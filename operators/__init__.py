@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
     from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator
     from wavelift.operators.connector.inventory import ConnectorCheckOperator as ConnectorCheckOperator
+    from wavelift.operators.connector.live import LiveCancelOperator as LiveCancelOperator
+    from wavelift.operators.connector.live import LiveFollowNearOperator as LiveFollowNearOperator
+    from wavelift.operators.connector.live import LivePreflightOperator as LivePreflightOperator
+    from wavelift.operators.connector.live import LiveStartOperator as LiveStartOperator
+    from wavelift.operators.connector.live import LiveValidateOperator as LiveValidateOperator
+    from wavelift.operators.connector.live import LiveVerifyDestinationOperator as LiveVerifyDestinationOperator
+    from wavelift.operators.connector.live import LiveVerifySourceOperator as LiveVerifySourceOperator
     from wavelift.operators.connector.preflight import PreflightOperator as PreflightOperator
     from wavelift.operators.connector.replication import ReplicationPreflightOperator as ReplicationPreflightOperator
     from wavelift.operators.connector.replication import ReplicationRunOperator as ReplicationRunOperator
@@ -68,6 +75,17 @@ if TYPE_CHECKING:
     from wavelift.operators.control.image import ImportServerOperator as ImportServerOperator
     from wavelift.operators.control.launch import LaunchImportedOperator as LaunchImportedOperator
     from wavelift.operators.control.launch import LaunchInstanceOperator as LaunchInstanceOperator
+    from wavelift.operators.control.live_move import ApproveSwitchoverOperator as ApproveSwitchoverOperator
+    from wavelift.operators.control.live_move import FollowLiveOperator as FollowLiveOperator
+    from wavelift.operators.control.live_move import LiveReportOperator as LiveReportOperator
+    from wavelift.operators.control.live_move import MovedOperator as MovedOperator
+    from wavelift.operators.control.live_move import RecordStartedOperator as RecordStartedOperator
+    from wavelift.operators.control.live_move import VerifiedOperator as VerifiedOperator
+    from wavelift.operators.control.live_plan import AdmitLiveOperator as AdmitLiveOperator
+    from wavelift.operators.control.live_plan import ApproveLiveOperator as ApproveLiveOperator
+    from wavelift.operators.control.live_plan import PlanLiveOperator as PlanLiveOperator
+    from wavelift.operators.control.live_plan import ReserveLiveOperator as ReserveLiveOperator
+    from wavelift.operators.control.live_plan import WindowLiveOperator as WindowLiveOperator
     from wavelift.operators.control.record import RecordOperator as RecordOperator
     from wavelift.operators.control.report import ReplicationReportOperator as ReplicationReportOperator
     from wavelift.operators.control.report import ReportOperator as ReportOperator
@@ -112,6 +130,15 @@ OPERATORS: Final = {
     "connector.inventory": (
         "CatalogInventoryOperator",
         "ConnectorCheckOperator",
+    ),
+    "connector.live": (
+        "LiveCancelOperator",
+        "LiveFollowNearOperator",
+        "LivePreflightOperator",
+        "LiveStartOperator",
+        "LiveValidateOperator",
+        "LiveVerifyDestinationOperator",
+        "LiveVerifySourceOperator",
     ),
     "connector.preflight": ("PreflightOperator",),
     "connector.replication": (
@@ -165,6 +192,21 @@ OPERATORS: Final = {
     "control.launch": (
         "LaunchImportedOperator",
         "LaunchInstanceOperator",
+    ),
+    "control.live_move": (
+        "ApproveSwitchoverOperator",
+        "FollowLiveOperator",
+        "LiveReportOperator",
+        "MovedOperator",
+        "RecordStartedOperator",
+        "VerifiedOperator",
+    ),
+    "control.live_plan": (
+        "AdmitLiveOperator",
+        "ApproveLiveOperator",
+        "PlanLiveOperator",
+        "ReserveLiveOperator",
+        "WindowLiveOperator",
     ),
     "control.record": ("RecordOperator",),
     "control.report": (

@@ -8,6 +8,10 @@ from wavelift.base.tries import FAILURE_KEY as FAILURE_KEY
 
 REPORT_KEY: Final = "report"
 """What the pre-flight found, and what the report says."""
+ORDER_KEY: Final = "order"
+"""What a task of the control plane permits a later one to do outside, if it comes to that."""
+LOOK_KEY: Final = "look_at_{side}"
+"""The grant of a look at the vCenter of one side."""
 PAGE_KEY: Final = "page_{:05d}"
 """One page of the catalogue; the pages of 5,000 VMs are ten."""
 LISTED_KEY: Final = "listed"

@@ -72,17 +72,21 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Somebody answered, or the time is over."""
         with self.failing_in_words(context):
-            question = self.asked(context)
-            if event.get("error_type") == "timeout":
-                self._nobody(context, question)
-            if "error" in event:
-                raise NotApprovedError(f"Airflow could not take the answer: {event['error']}", next_step=ASK_AGAIN)
-            given, state = given_of(event, self.APPROVE), self._state(context)
-            if state.get(ASKED) != question.digest:
-                self.log.warning("the plan was made anew since %s was asked: the answer is to another one", given.user)
-                self._ask(context, question)
-            state.set(ANSWER, {"digest": question.digest, "given": given.dump()})
-            return self._take(context, question, given)
+            return self.answered(context, event)
+
+    def answered(self, context: Context, event: dict[str, Any]) -> Any:
+        """What the task returns then. :raises NotApprovedError: nobody may have approved it."""
+        question = self.asked(context)
+        if event.get("error_type") == "timeout":
+            self._nobody(context, question)
+        if "error" in event:
+            raise NotApprovedError(f"Airflow could not take the answer: {event['error']}", next_step=ASK_AGAIN)
+        given, state = given_of(event, self.APPROVE), self._state(context)
+        if state.get(ASKED) != question.digest:
+            self.log.warning("the plan was made anew since %s was asked: the answer is to another one", given.user)
+            self._ask(context, question)
+        state.set(ANSWER, {"digest": question.digest, "given": given.dump()})
+        return self._take(context, question, given)
 
     def _take(self, context: Context, question: Question, given: Given) -> dict[str, Any]:
         from wavelift.services.common.approval import Verdict, take

@@ -47,7 +47,7 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
     needs_grant: ClassVar[Literal["look", "move", "stop", "live", "network", "nothing"]]
     """``nothing``: it only reads an inventory, or cleans up. Cleaning up is never refused."""
     grant_action: Work = "migrate"
-    grant_issuer: ClassVar[str] = ""
+    grant_issuer: str = ""
     """The task of the run that issues it. Empty: ``admit`` of a look, else the server's ``reserve``."""
     _grant: Grant | None = None
 

@@ -17,6 +17,7 @@ from wavelift.airflow import config, notifiers
 from wavelift.base.errors import SpecError
 from wavelift.base.printable import printable_lines
 from wavelift.dag_factory.cutover import cutover_dag
+from wavelift.dag_factory.live import live_dag
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.dag_factory.trial import test_dag
@@ -53,12 +54,13 @@ def register_waves(namespace: dict[str, Any]) -> None:
 
 
 def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
-    """The functions that make the DAGs of a wave: only those of its method, and whose sections the spec has."""
+    """The functions that make the DAGs of a wave: those of its method, and only those whose sections the spec has."""
     if shape.method == "hcx":
-        return []
+        return [live_dag]
     replicates = [replicate_dag] if shape.replicates else []
     cuts_over = [cutover_dag, test_dag] if shape.cuts_over else []
-    return [migrate_dag, *replicates, *cuts_over]
+    unknown = [live_dag] if shape.method == "any" else []
+    return [migrate_dag, *replicates, *cuts_over, *unknown]
 
 
 def raise_spec_errors() -> None:

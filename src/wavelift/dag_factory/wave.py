@@ -31,9 +31,13 @@ class WaveTasks(ABC):
     def __init__(self, flow: Flow, shape: WaveShape) -> None:
         self.flow = flow
         self.shape = shape
-        self._queues = {Plane.CONNECTOR: shape.connector, Plane.ENVIRONMENT: shape.environment_queue}
+        self._queues = self.queues()
         self._made: dict[str, Any] = {}
         self._server: Any = None
+
+    def queues(self) -> dict[Plane, str]:
+        """The queue of each plane; the others have Airflow's default queue."""
+        return {Plane.CONNECTOR: self.shape.connector, Plane.ENVIRONMENT: self.shape.environment_queue}
 
     @abstractmethod
     def of_run(self) -> Any:

@@ -149,3 +149,9 @@ def progress(tx: Tx, known: LiveMigration, *, percent: int, phase: str, at: date
     """Write how far HCX is, without an event and without a new version: people read it, nothing decides by it."""
     columns = {"percent": percent, "phase": phase, "updated_at": at, **columns}
     tx.execute(live_migration.update().where(live_migration.c.id == known.id).values(**columns))
+
+
+def moving_as(tx: Tx, migration_ids: Collection[str]) -> tuple[LiveMigration, ...]:
+    """The migrations that HCX moves under these ids."""
+    moving = (live_migration.c.state == LiveState.MOVING) & live_migration.c.migration_id.in_(migration_ids)
+    return _rows.all(tx, moving, order=(live_migration.c.server,)) if migration_ids else ()

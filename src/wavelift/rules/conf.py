@@ -26,7 +26,7 @@ ReplicateMode = Literal["replicate", "delete", "verify"]
 CutoverMode = Literal["plan", "prepare", "cutover", "revert", "finalize"]
 """Only ``plan`` changes nothing outside. It is the default, so that nobody cuts over by pressing a button."""
 TestMode = Literal["test", "end"]
-LiveMode = Literal["plan", "migrate"]
+LiveMode = Literal["plan", "migrate", "cancel"]
 NetworkMode = Literal["plan", "cutover", "revert", "finish"]
 """Only ``plan`` changes nothing outside; it is the rehearsal, too."""
 LaunchOption = Literal["spec", "none", "running"]
@@ -225,8 +225,9 @@ class TestConf(RunConf):
 
 
 class LiveConf(RunConf):
-    """A run of ``<wave>.live``. Both modes accept every key: the form sends all of its keys."""
+    """A run of ``<wave>.live``. Every mode accepts every key: the form sends all of its keys in every mode."""
 
+    needs: ClassVar = {"cancel": ("migrations",)}
     null_is_absent: ClassVar = True
 
     servers: Names | None = Field(
@@ -237,7 +238,8 @@ class LiveConf(RunConf):
     mode: LiveMode = Field(
         default="plan",
         title="Mode",
-        description="plan checks, and starts nothing. migrate asks for approval, then HCX migrates the servers.",
+        description="plan checks, and starts nothing. migrate asks for approval, then HCX migrates the servers. cancel "
+        "ends in HCX what has not begun to switch over.",
     )
     window_start: str | None = Field(
         default=None,
@@ -252,6 +254,7 @@ class LiveConf(RunConf):
         title="Accept warnings",
         description="Start although HCX's validation has warnings, whatever the file says. Errors always stop all.",
     )
+    migrations: Names | None = Field(default=None, description="In mode cancel: ids of migrations, such as liv-….")
     priority: PriorityChoice = "normal"
     note: Note = None
 

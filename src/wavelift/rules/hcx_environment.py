@@ -37,6 +37,11 @@ class HcxManager(Message):
 
     connection: ConnectionId = Field(description="Airflow connection of type 'hcx'.")
     queue: Text = Field(default="default", description="Airflow queue of a worker that reaches the HCX manager.")
+    reach: Literal["control", "connector"] = Field(
+        default="control",
+        description="'control' (default): Airflow's triggerer reaches the HCX manager, and follows all migrations with "
+        "one query. 'connector': only the worker of 'queue' does.",
+    )
     mesh: Text | None = Field(
         default=None, description="Name of the service mesh. Default: the only one between the two vCenters."
     )

@@ -81,12 +81,12 @@ LIVE: Final = Flow(
             waits="waits for approval",
         ),
         Step(
-            name="cancel_unapproved",
+            name="cancel",
             plane=Plane.CONNECTOR,
             after=("approve_switchover",),
             optional=True,
             holds=_MOVING,
-            words="without a yes, end in HCX what has not begun to switch over",
+            words="without a yes in time, or in mode cancel: end in HCX what has not begun to switch over",
         ),
         Step(
             name="follow",
@@ -107,7 +107,7 @@ LIVE: Final = Flow(
         Step(
             name="moved",
             plane=Plane.CONTROL,
-            after=("follow", "follow_near", "cancel_unapproved"),
+            after=("follow", "follow_near", "cancel"),
             holds=_MOVING,
             words="record how HCX ended for every server; those that moved are verified",
         ),
@@ -143,6 +143,7 @@ LIVE: Final = Flow(
     modes=(
         Mode("plan", "preflight", "check, and tell what a run would do; start nothing"),
         Mode("migrate", "preflight", "migrate the servers"),
+        Mode("cancel", "cancel", "end migrations of other runs in HCX, if they have not begun to switch over"),
     ),
 )
 """Running machines move from one vCenter to another; HCX does it, wavelift decides, follows and verifies."""

@@ -9,6 +9,7 @@ from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.rules.hcx_environment import HcxEnvironment, hcx_environment_problems
 from wavelift.rules.hcx_wave import (
+    PLACES,
     HcxWave,
     LiveLanding,
     LiveOptions,
@@ -19,7 +20,7 @@ from wavelift.rules.hcx_wave import (
     hcx_wave_problems,
 )
 from wavelift.rules.plans import WaveShape, known_servers, unique_names
-from wavelift.rules.problem import lines_of
+from wavelift.rules.problem import lines_of, quoted
 from wavelift.rules.wave import Selector
 from wavelift.rules.wave_cutover import ApprovalChoice, Window
 
@@ -124,6 +125,33 @@ def _placement(wave: HcxWave, server: LiveServer, landing: LiveLanding) -> Place
     networks = {**(wave.target.networks or {}), **((own.networks if own is not None else None) or {})}
     places = {field: landing.value(wave.target, own, field) for field in landing.allowed}
     return Placement.load({**places, "provision": provision, "networks": networks})
+
+
+def lost_live_rights(frozen: ResolvedLive, now: HcxEnvironment) -> list[str]:
+    """What a frozen wave uses and the environment does not allow any more, in words.
+
+    :param now: the environment in which the wave lands by its present files.
+    """
+    then = frozen.environment
+    between = (
+        ("hcx.connection", then.hcx.connection, now.hcx.connection),
+        ("hcx.mesh", then.hcx.mesh, now.hcx.mesh),
+        ("source.connection", then.source.connection, now.source.connection),
+        ("destination.connection", then.destination.connection, now.destination.connection),
+    )
+    found = [
+        f"{name}: the run uses '{used}', the environment has '{has}' now" for name, used, has in between if used != has
+    ]
+    targets = [plan.target for plan in frozen.servers]
+    used = {(field, str(getattr(target, field))) for target in targets for field in PLACES}
+    used |= {("network", name) for target in targets for name in target.networks.values()}
+    allowed_now = {field: getattr(now, listed) for field, listed in PLACES.items()} | {"network": now.networks}
+    found += [
+        f"the environment does not allow the {field} {quoted(name)} any more"
+        for field, name in sorted(used)
+        if name not in allowed_now[field]
+    ]
+    return found
 
 
 def live_names(wave: HcxWave) -> tuple[str, ...]:

@@ -123,6 +123,8 @@ class Rule(StrEnum):
     """The connector is in maintenance: nothing new begins (AMP-05)."""
     CUTOVER = "cutover"
     """A cutover of the server is under way, or was not finalized: only its own runs are admitted."""
+    LIVE = "live_migration"
+    """A live migration of the server is under way, or HCX may still move it."""
 
 
 @dataclass(frozen=True, slots=True)

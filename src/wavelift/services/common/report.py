@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from wavelift.base.domain import Message, Severity
+from wavelift.base.domain import Finding, Message, Severity
 from wavelift.base.errors import Cancelled, FencedError, PermanentError, WaveliftError
 from wavelift.base.printable import Lines, printable, printable_lines
 from wavelift.base.run import Clock, RunContext
@@ -70,14 +70,19 @@ def refusals(preflight: PreflightReport, servers: Iterable[str] = ()) -> dict[st
     :param servers: others than those that it found.
     :returns: by the subject of the findings: a server, or an entry of the wave that found none.
     """
+    return refusals_in(preflight.findings, (*(task.name for task in preflight.servers), *servers))
+
+
+def refusals_in(findings: Iterable[Finding], names: Iterable[str]) -> dict[str, str]:
+    """The same of findings. :param names: of all servers, for whom an error of the whole wave counts."""
     found: dict[str, list[str]] = {}
-    for finding in preflight.findings:
+    for finding in findings:
         if finding.severity is Severity.ERROR:
             words = printable(f"{finding.what}. {finding.next_action}".rstrip(". "))
             found.setdefault(server_of(finding), []).append(words)
     whole = found.pop(WHOLE_WAVE, [])
     if whole:
-        found = {name: [] for name in (*(task.name for task in preflight.servers), *servers)} | found
+        found = {name: [] for name in names} | found
     return {name: "; ".join((*own, *whole)) for name, own in found.items()}
 
 

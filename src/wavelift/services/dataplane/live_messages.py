@@ -5,11 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
 from wavelift.base.domain import Finding, Instant, Message
+from wavelift.rules.conf import LiveMode
 from wavelift.rules.hcx_wave import MigrationType
+from wavelift.rules.live_plans import ResolvedLive
+
+
+class AdmittedLive(Message):
+    """What the admission of a run decided.
+
+    In mode cancel the order to cancel lies beside it, in an XCom of its own.
+    """
+
+    wave: ResolvedLive
+    """With the window and the servers of this run."""
+    mode: LiveMode
+    requested_by: str
+    migrations: Mapping[str, str] = {}
+    """Server → id in the ledger. Empty in mode plan."""
+    token: str = Field(default="", repr=False)
+    """Of the pre-flight."""
 
 
 class SiteRef(Message):
@@ -24,7 +43,7 @@ class SiteRef(Message):
 
 
 class PlaceRef(Message):
-    """Something at the destination, by id and name. ``type`` is HCX's word: ``resourcePool``, ``folder``, ``NsxtSegment``."""
+    """Something at the destination, by id and name. ``type`` is HCX's word: ``resourcePool``, ``NsxtSegment``."""
 
     id: str
     name: str
@@ -106,14 +125,78 @@ class LiveOrder(Message):
 
     @property
     def digest(self) -> str:
-        """SHA-256, hex, of what is started. The grant names it."""
-        return digest_of_tasks(self.tasks)
+        """SHA-256, hex, of what is started, and how. The grant names it."""
+        return _digest(self.model_dump(mode="json", exclude={"token", "clear_number"}))
 
 
 def digest_of_tasks(tasks: tuple[LiveTask, ...]) -> str:
-    """SHA-256, hex. Approvals and grants name it."""
-    told = json.dumps([task.dump() for task in tasks], sort_keys=True, separators=(",", ":"))
+    """SHA-256, hex. Approvals name it."""
+    return _digest([task.dump() for task in tasks])
+
+
+def _digest(value: object) -> str:
+    told = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+class FollowOrder(Message):
+    """Which migrations the queue follows, where the control plane does not reach HCX."""
+
+    manager: str
+    migrations: Mapping[str, str]
+    """Server → migration id."""
+    until: Instant
+    """Then the time is over, however far HCX is."""
+    token: str = Field(default="", repr=False)
+    """A grant to look."""
+
+    @property
+    def digest(self) -> str:
+        return _digest(self.model_dump(mode="json", exclude={"token"}))
+
+
+class CancelOne(Message):
+    """A server whose migration is to end before it is switched over."""
+
+    server: str
+    group_name: str
+    """By it HCX is asked for what a lost answer did not tell."""
+    entity_id: str
+    group_id: str = ""
+    migration_id: str = ""
+
+
+class CancelOrder(Message):
+    """What may be ended in HCX (``forceCancel``): only what has not begun to switch over."""
+
+    wave: str
+    manager: str
+    servers: tuple[CancelOne, ...]
+    clear_number: int = 0
+    token: str = Field(default="", repr=False)
+
+    @property
+    def digest(self) -> str:
+        return _digest(self.model_dump(mode="json", exclude={"token", "clear_number"}))
+
+
+class CancelledOne(Message):
+    """What became of it.
+
+    :param outcome: ``cancelled``: HCX took the order, or had ended it before. ``absent``: HCX has no such migration,
+        nor its group. ``too_late``: it switches over, or has. ``over``: it had ended by itself.
+    """
+
+    server: str
+    outcome: Literal["cancelled", "absent", "too_late", "over"]
+    words: str = ""
+
+
+class Cancelled(Message):
+    """All of an order."""
+
+    servers: tuple[CancelledOne, ...]
+    at: Instant
 
 
 class Said(Message):
@@ -175,13 +258,12 @@ class Followed(Message):
 
 
 class VerifyOrder(Message):
-    """One server that HCX says is complete: what must be found in both vCenters. The mapped group is expanded over it."""
+    """One server that HCX says is complete: what must be found in both vCenters."""
 
     name: str
-    """Of the server. Airflow shows it as the map index."""
+    """Of the server."""
     task: LiveTask
     accept_no_tools: bool = False
-    token: str = Field(default="", repr=False)
 
 
 class FoundThere(Message):

@@ -6,8 +6,8 @@ Install the fuzzer beside wavelift, in an environment that you throw away, and g
     python -m tests.fuzz.specs CORPUS_FOLDER -max_total_time=600 -max_len=16384 -timeout=10
 
 The folder gets the interesting inputs. The first byte of an input says which file the rest is: a wave or an
-environment. A crash is a file of this format in the current folder; give its name to reproduce it. Add each finding to
-``tests/unit/specs/test_limits.py``.
+environment, an HCX wave (l) or environment (h), or a network (n). A crash is a file of this format in the current
+folder; give its name to reproduce it. Add each finding to ``tests/unit/specs/test_limits.py``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ with atheris.instrument_imports(include=["wavelift.specs", "wavelift.rules"]):
     from wavelift.rules.plans import WaveShape  # noqa: F401 - instrumented
     from wavelift.specs import load_folder
     from wavelift.specs.issues import MAX_LINE
+
+from tests.specs import HCX_ENVIRONMENT, HCX_WAVE, NETWORK
 
 CPU_SECONDS: Final = 2.0
 ENVIRONMENT: Final = """\
@@ -64,22 +66,35 @@ retries: 3
 SEEDS: Final = [
     b"w" + WAVE.encode(),
     b"e" + ENVIRONMENT.encode(),
+    b"l" + HCX_WAVE.encode(),
+    b"h" + HCX_ENVIRONMENT.encode(),
+    b"n" + NETWORK.encode(),
     b"w" + b"a0: &a0 {x: 1}\n" + b"".join(b"a%d: &a%d {<<: *a%d}\n" % (n, n, n - 1) for n in range(1, 20)),
     b"wretries: " + b"9" * 5000,
     b"wa: &a [*a]",
 ]
+FILES: Final = {
+    b"w": ("waves/erp.yaml", WAVE),
+    b"e": ("environments/prod.yaml", ENVIRONMENT),
+    b"l": ("waves/live1.yaml", HCX_WAVE),
+    b"h": ("environments/vmc.yaml", HCX_ENVIRONMENT),
+    b"n": ("networks/web.yaml", NETWORK),
+}
 FOLDER: Final = Path(tempfile.mkdtemp(prefix="wavelift-fuzz-"))
 
 
 def one_input(data: bytes) -> None:
     kind, content = data[:1], data[1:]
-    wave, environment = (WAVE.encode(), content) if kind == b"e" else (content, ENVIRONMENT.encode())
-    (FOLDER / "waves" / "erp.yaml").write_bytes(wave)
-    (FOLDER / "environments" / "prod.yaml").write_bytes(environment)
+    files = {key: (path, text.encode()) for key, (path, text) in FILES.items()}
+    path, _ = files.get(kind, files[b"w"])
+    for each, text in files.values():
+        (FOLDER / each).write_bytes(content if each == path else text)
     began = time.process_time()
-    found = load_folder(FOLDER / "waves", FOLDER / "environments")
+    found = load_folder(FOLDER / "waves", FOLDER / "environments", FOLDER / "networks")
     for loaded in found.waves.values():
         loaded.resolve().dump()
+    for network in found.networks.values():
+        network.resolve().dump()
     errors = found.errors
     spent = time.process_time() - began
     assert spent < CPU_SECONDS, f"{spent:.1f} s of CPU"
@@ -91,7 +106,7 @@ def one_input(data: bytes) -> None:
 
 
 def main() -> None:
-    for name in ("waves", "environments"):
+    for name in ("waves", "environments", "networks"):
         (FOLDER / name).mkdir()
     corpus = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     if corpus is not None and corpus.is_dir() and not any(corpus.iterdir()):

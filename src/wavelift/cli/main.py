@@ -21,6 +21,7 @@ from wavelift.cli import (
     grants,
     iam,
     jobs,
+    live,
     queue,
     replicate,
     validate,
@@ -41,6 +42,7 @@ app.add_typer(environments.app, name="environments", help="Environments: where y
 app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to replicate servers) and their history.")
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 app.add_typer(cutover.app, name="cutover", help="Cutovers to EC2 instances, the way back, and test instances.")
+app.add_typer(live.app, name="live", help="Live migrations to another vCenter with VMware HCX.")
 app.command()(backup.backup)
 app.add_typer(events.app, name="events", help="The audit trail: who did what, and when.")
 app.add_typer(grants.app, name="grants", help="The keys that sign what connectors may do. Acts on this machine.")

@@ -28,6 +28,7 @@ from wavelift.console.cutovers import add_cutover_routes
 from wavelift.console.environments import add_environment_routes
 from wavelift.console.events import add_event_routes
 from wavelift.console.gate import Gate, Login, airflow_login
+from wavelift.console.live import add_live_routes
 from wavelift.console.migrations import add_migration_routes
 from wavelift.console.origin import SameOrigin
 from wavelift.console.queue import add_queue_routes
@@ -80,6 +81,7 @@ def create_app(login: Login = airflow_login) -> FastAPI:
     add_replication_run_routes(app)
     add_cutover_routes(app)
     add_trial_routes(app)
+    add_live_routes(app)
     add_queue_routes(app)
     add_event_routes(app)
     add_environment_routes(app)

@@ -19,6 +19,7 @@ from wavelift.console.origin import bearer_token
 from wavelift.ledger import Ledger
 from wavelift.rules.conf import RunConf
 from wavelift.rules.environment import PRINCIPALS
+from wavelift.rules.live_plans import ResolvedLive
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.principals import Principals
 from wavelift.specs import (
@@ -27,6 +28,7 @@ from wavelift.specs import (
     load_granting,
     load_principals,
     problem_of,
+    resolved_live,
     resolved_wave,
     usable_waves,
 )
@@ -38,6 +40,10 @@ class Specs:
     def wave(self, name: str) -> ResolvedWave:
         """:raises SpecError: when the present files are not valid."""
         return resolved_wave(name, config.waves_folder(), config.environments_folder())
+
+    def live(self, name: str) -> ResolvedLive:
+        """The same of a wave that HCX migrates."""
+        return resolved_live(name, config.waves_folder(), config.environments_folder())
 
     def problem_of(self, name: str) -> str:
         """Why the present files of a wave allow no run; empty: they do."""

@@ -13,6 +13,7 @@ from wavelift.rules.cutover import CutoverState, TrialState
 from wavelift.rules.fields import FLAG, WHOLE, ConnectionId, Name
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.limits import LIMITS
+from wavelift.rules.live import LiveState
 from wavelift.rules.queue import PriorityName
 from wavelift.rules.replication import JobState, RunState
 from wavelift.rules.wave import LicenseType
@@ -151,6 +152,23 @@ class CutoverBody(Body):
         return self
 
 
+class LiveBody(Body):
+    """What a run of ``<wave>.live`` is to do."""
+
+    servers: Names | None = None
+    """By their names; left out: all of the wave. To try servers again that failed, name them."""
+    mode: Literal["plan", "migrate"] = "plan"
+    window_start: AwareDatetime | None = None
+    """First instant of a switchover; left out: as the wave's file says."""
+    window_end: AwareDatetime | None = None
+    accept_warnings: Annotated[bool, FLAG] = False
+    """Start although HCX's validation has warnings, whatever the file says."""
+    priority: PriorityName = "normal"
+    note: Note = None
+    request_id: RequestId | None = None
+    """Asked with it again, the answer names the same migrations, and no second run is made. Each mode has its own."""
+
+
 class ApprovalBody(Body):
     """The answer to what a cutover run asks."""
 
@@ -211,6 +229,16 @@ class CutoverQuery(PageQuery):
     server: str | None = None
     dag_run_id: str | None = None
     state: CutoverState | None = None
+    search: str = ""
+
+
+class LiveQuery(PageQuery):
+    """``dag_run_id`` goes with ``wave``."""
+
+    wave: str | None = None
+    server: str | None = None
+    dag_run_id: str | None = None
+    state: LiveState | None = None
     search: str = ""
 
 

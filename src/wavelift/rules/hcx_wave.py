@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -18,7 +19,7 @@ from wavelift.rules.environment import MAX_CHOICES
 from wavelift.rules.fields import FLAG, NUMBER, WHOLE, Description, Name, Text
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.limits import LIMITS
-from wavelift.rules.problem import Path, Problem, allowed, did_you_mean, quoted
+from wavelift.rules.problem import MAX_PROBLEMS, Path, Problem, allowed, did_you_mean, quoted
 from wavelift.rules.wave import DEFAULT_RETRIES, DEFAULT_RETRY_DELAY_S, Selector
 from wavelift.rules.wave_cutover import ApprovalChoice, Window
 
@@ -30,6 +31,8 @@ SWITCHOVER_MINUTES: Final = 30
 """The shortest window. Without a yes 15 minutes before it, what has not begun to switch is cancelled; HCX looks for
 windows by the minute, and a guest gets time to shut down."""
 DEFAULT_TYPE: Final[MigrationType] = "rav"
+MOST_COMPARED: Final = 200
+"""Names of a list among which a similar one is looked for."""
 PLACES: Final[Mapping[str, str]] = {"pool": "pools", "folder": "folders", "datastore": "datastores"}
 """Field of a target → the environment's list for it."""
 
@@ -214,14 +217,8 @@ def over(window: Window | None, now: datetime) -> Problem | None:
 
 
 def hcx_landing_problems(wave: HcxWave, environment: HcxEnvironment) -> list[Problem]:
-    """Targets that the environment does not allow, and those that a server lacks."""
-    landing = LiveLanding(environment)
-    problems = [
-        problem
-        for index, server in enumerate(wave.servers)
-        for problem in landing.problems(wave.target, server.target, index)
-    ]
-    return list(dict.fromkeys(problems))
+    """Targets that the environment does not allow, and those that a server lacks; at most one more than are listed."""
+    return list(islice(LiveLanding(environment).problems(wave), MAX_PROBLEMS + 1))
 
 
 class LiveLanding:
@@ -232,7 +229,8 @@ class LiveLanding:
         self.allowed: dict[str, tuple[str, ...]] = {
             field: getattr(environment, listed) for field, listed in PLACES.items()
         }
-        self.networks = environment.networks
+        self._networks = environment.networks
+        self._known_networks = frozenset(environment.networks)
 
     def value(self, wave: LiveTarget, own: LiveTarget | None, field: str) -> str | None:
         """The server's place, else the wave's or, if the environment allows only one, that one."""
@@ -242,25 +240,25 @@ class LiveLanding:
                 return value
         return self.allowed[field][0] if len(self.allowed[field]) == 1 else None
 
-    def problems(self, wave: LiveTarget, own: LiveTarget | None, index: int) -> Iterator[Problem]:
+    def problems(self, wave: HcxWave) -> Iterator[Problem]:
+        yield from self._wrong(("target",), wave.target)
+        for index, server in enumerate(wave.servers):
+            if server.target is not None:
+                yield from self._wrong(("servers", index, "target"), server.target)
+            for field, known in self.allowed.items():
+                if self.value(wave.target, server.target, field) is None:
+                    words = f"has no {field}: set it under target, here or for the wave; {allowed(known)}"
+                    yield Problem(("servers", index), words)
+
+    def _wrong(self, place: Path, target: LiveTarget) -> Iterator[Problem]:
         for field, known in self.allowed.items():
-            value = self.value(wave, own, field)
-            has_own = own is not None and getattr(own, field) is not None
-            if value is None:
-                where = ("servers", index)
-                yield Problem(where, f"has no {field}: set it under target, here or for the wave; {allowed(known)}")
-            elif value not in known:
-                yield self._refused((*_target(index if has_own else None), field), value, known)
-        for place, given in ((_target(None), wave), (_target(index), own)):
-            for source, destination in ((given.networks if given is not None else None) or {}).items():
-                if destination not in self.networks:
-                    yield self._refused((*place, "networks", source), destination, self.networks)
+            value = getattr(target, field)
+            if value is not None and value not in known:
+                yield self._refused((*place, field), value, known)
+        for source, destination in (target.networks or {}).items():
+            if destination not in self._known_networks:
+                yield self._refused((*place, "networks", source), destination, self._networks)
 
     def _refused(self, place: Path, value: str, known: tuple[str, ...]) -> Problem:
-        hint = did_you_mean(value, known)
+        hint = did_you_mean(value, known) if len(known) <= MOST_COMPARED else ""
         return Problem(place, f"environment '{self.name}' does not allow {quoted(value)}{hint}; {allowed(known)}")
-
-
-def _target(index: int | None) -> Path:
-    """Where the target of the wave, or of a server, is in the file."""
-    return ("target",) if index is None else ("servers", index, "target")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
@@ -12,7 +13,7 @@ from wavelift.rules.problem import lines_of
 from wavelift.rules.wave import DEFAULT_RETRIES, DEFAULT_RETRY_DELAY_S
 from wavelift.rules.wave_cutover import ApprovalChoice
 
-DEFAULT_QUEUE = "default"
+DEFAULT_QUEUE: Final = "default"
 
 
 class ResolvedNetwork(Message):

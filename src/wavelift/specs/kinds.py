@@ -6,7 +6,6 @@ is told as such.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -16,10 +15,11 @@ from wavelift.rules.fields import described
 from wavelift.rules.hcx_environment import KINDS as KINDS
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.hcx_wave import HcxWave, LiveServer
-from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
+from wavelift.rules.problem import Problem, allowed, did_you_mean
 from wavelift.rules.wave import Server, Wave
 
 METHODS: Final = ("ec2", "hcx")
+OF_SERVER: Final = "belongs to a server that lands in EC2; here, a server has a name or a path, and a target"
 
 
 def choice(value: dict[str, Any], key: str, known: tuple[str, ...]) -> tuple[str, list[Problem]]:
@@ -33,15 +33,15 @@ def choice(value: dict[str, Any], key: str, known: tuple[str, ...]) -> tuple[str
 
 def hcx_wave_value(value: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """The content of an HCX wave's file without what belongs to EC2, and a problem for each such key."""
-    own, problems = _without(value, Wave, HcxWave, (), "a wave of 'method: ec2'; remove it")
+    own, problems = _without(value, Wave, HcxWave, "a wave of 'method: ec2'; remove it")
     servers = own.get("servers")
     if isinstance(servers, list):
         kept = []
         for index, server in enumerate(servers):
             if isinstance(server, dict):
-                words = "a server that lands in EC2; here, a server has a name or a path, and a target"
-                server, found = _without(server, Server, LiveServer, ("servers", index), words)
-                problems += found
+                foreign = _foreign(server, Server, LiveServer)
+                problems += [Problem(("servers", index, key), f"'{key}' {OF_SERVER}") for key in foreign]
+                server = {key: each for key, each in server.items() if key not in foreign}
             kept.append(server)
         own["servers"] = kept
     return own, problems
@@ -49,7 +49,7 @@ def hcx_wave_value(value: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]
 
 def hcx_environment_value(value: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """The content of an HCX environment's file without what belongs to AWS, and a problem for each such key."""
-    return _without(value, Environment, HcxEnvironment, (), "an environment of 'kind: aws'; remove it")
+    return _without(value, Environment, HcxEnvironment, "an environment of 'kind: aws'; remove it")
 
 
 def aws_environment_value(value: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -61,14 +61,14 @@ def aws_environment_value(value: dict[str, Any]) -> tuple[dict[str, Any], list[P
 
 
 def _without(
-    value: dict[str, Any], other: type[BaseModel], own: type[BaseModel], place: Path, words: str
+    value: dict[str, Any], other: type[BaseModel], own: type[BaseModel], words: str
 ) -> tuple[dict[str, Any], list[Problem]]:
     """:param other: the model that has the keys which are told. :param own: the model of this file."""
-    foreign: Collection[str] = other.model_fields.keys() - own.model_fields.keys()
-    problems = [Problem((*place, key), f"{_named(key, own)} belongs to {words}") for key in value if key in foreign]
+    foreign = _foreign(value, other, own)
+    hints = {key: did_you_mean(key, own.model_fields) for key in foreign}
+    problems = [Problem((key,), f"'{key}'{hint} belongs to {words}") for key, hint in hints.items()]
     return {key: each for key, each in value.items() if key not in foreign}, problems
 
 
-def _named(key: str, own: type[BaseModel]) -> str:
-    """The key, and what it may have been meant to be."""
-    return f"'{key}'{did_you_mean(key, own.model_fields)}"
+def _foreign(value: dict[str, Any], other: type[BaseModel], own: type[BaseModel]) -> list[str]:
+    return [key for key in value if key in other.model_fields and key not in own.model_fields]

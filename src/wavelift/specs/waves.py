@@ -75,10 +75,13 @@ def _ec2(value: dict[str, Any]) -> tuple[Wave | None, list[Problem], bool]:
 def _hcx(given: dict[str, Any]) -> tuple[HcxWave | None, list[Problem], bool]:
     value, foreign = hcx_wave_value(given)
     wave, problems, whole = validated(HcxWave, value)
-    told = {problem.path[:1] for problem in problems}  # a wrong value was left out, and is not missing
     if wave is not None:
+        # A wrong value was left out. What would be said of a wave without it, nobody wrote.
+        told = {problem.path[0] for problem in problems if problem.path}
         problems += [
-            each for each in _of_real(wave, hcx_wave_problems(wave)) if each.path[:1] not in told - {("servers",)}
+            problem
+            for problem in _of_real(wave, hcx_wave_problems(wave))
+            if problem.path[0] == "servers" or not told & {"type", "window", "options", "approve_switchover"}
         ]
     return wave, problems + foreign, whole
 

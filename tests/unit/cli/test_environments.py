@@ -70,6 +70,12 @@ def test_environments_are_listed_and_shown(monkeypatch: pytest.MonkeyPatch) -> N
     assert (refused.exit_code, "granted to you" in refused.output) == (1, True)
 
 
+def test_an_environment_without_an_account_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    vmc = {"name": "vmc", "description": "", "kind": "hcx", "actions": ["migrate"]}
+    said = ask(monkeypatch, Api({"GET /wavelift/environments": {"environments": [vmc]}}), "environments", "list").stdout
+    assert "none (hcx)" in said
+
+
 @pytest.mark.parametrize(("severity", "status"), [("error", 1), ("warning", 0)])
 def test_a_check_prints_findings_and_free_addresses(
     monkeypatch: pytest.MonkeyPatch, severity: str, status: int

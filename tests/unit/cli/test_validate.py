@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.specs import HCX_ENVIRONMENT, HCX_WAVE, NETWORK
 from typer.testing import CliRunner, Result
 
 from wavelift.cli.dag_files import dags_source
@@ -158,3 +159,41 @@ def test_a_loop_of_links_and_an_impossible_name_hide_no_other_file(dags: Path) -
         f"waves/{name}.yaml: can't be read: Too many levels of symbolic links" for name in ("one", "two")
     ]
     assert "1 of 3 waves and 1 of 1 groups files and 1 of 1 environments valid" in done.stderr
+
+
+@pytest.fixture
+def hcx(dags: Path) -> Path:
+    """The same with an environment, a wave and a network of HCX."""
+    (dags / "networks").mkdir()
+    (dags / "environments" / "vmc.yaml").write_text(HCX_ENVIRONMENT.replace("administer: []", "administer: ['user:a']"))
+    (dags / "waves" / "live1.yaml").write_text(HCX_WAVE)
+    (dags / "networks" / "web.yaml").write_text(NETWORK)
+    return dags
+
+
+def test_networks_are_checked_too(hcx: Path) -> None:
+    assert validate(hcx).stdout == "2 waves and 1 network and 1 groups file and 2 environments valid\n"
+    assert validate(hcx / "networks").stdout == "1 network valid\n"
+    assert validate(hcx / "networks" / "web.yaml").stdout == "1 network valid\n"
+    (hcx / "networks" / "web.yaml").write_text(NETWORK.replace("  queue: office\n", ""))
+    done = validate(hcx)
+    assert done.exit_code == 1
+    assert done.stdout.startswith("networks/web.yaml:11: probes.queue: is missing")
+    assert done.stderr == "2 of 2 waves and 0 of 1 networks and 1 of 1 groups files and 2 of 2 environments valid\n"
+
+
+def test_networks_may_be_elsewhere(hcx: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "routed"
+    (hcx / "networks").rename(elsewhere)
+    file = elsewhere / "web.yaml"
+    done = validate(file, "--networks", elsewhere, "--environments", hcx / "environments")
+    assert done.stdout == "1 network valid\n"
+
+
+def test_a_window_that_is_over_is_a_warning(hcx: Path) -> None:
+    wave = hcx / "waves" / "live1.yaml"
+    assert validate(wave).stderr == ""
+    wave.write_text(HCX_WAVE.replace("2030-", "2020-"))
+    done = validate(wave)
+    assert (done.exit_code, done.stdout) == (0, "1 wave valid\n")
+    assert done.stderr.startswith("warning: waves/live1.yaml:11: window.end: the window is over")

@@ -11,7 +11,7 @@ from tests.ledgers import within
 from wavelift.ledger import Ledger
 from wavelift.ledger.server_runs import SERVER_RUNS, rows_of
 from wavelift.ledger.spine import Rows, RunningImport, ServerRuns
-from wavelift.rules.flows import CUTOVER, FLOWS, LIVE, SlotKind, TEST
+from wavelift.rules.flows import CUTOVER, FLOWS, LIVE, TEST, SlotKind
 
 from .conftest import HandClock
 

@@ -63,14 +63,17 @@ def test_the_readme_is_short() -> None:
 def test_the_spec_examples_are_valid(tmp_path: Path) -> None:
     for text in [block for page in PAGES for block in blocks("yaml", page.read_text())]:
         spec = yaml.safe_load(text)
-        folder = "waves" if "wave" in spec else "environments"
+        network = spec["network"] if isinstance(spec.get("network"), str) else ""
+        folder = "networks" if network else "waves" if "wave" in spec else "environments"
         (tmp_path / folder).mkdir(exist_ok=True)
-        stem = "principals" if "groups" in spec else spec.get("wave") or spec["environment"]
+        stem = "principals" if "groups" in spec else network or spec.get("wave") or spec["environment"]
         (tmp_path / folder / f"{stem}.yaml").write_text(text)
     waves = sorted((tmp_path / "waves").iterdir())
     assert {"erp.yaml", "shop.yaml"} <= {wave.name for wave in waves}
-    for wave in [*waves, tmp_path / "environments" / "principals.yaml"]:
-        assert format_errors(check_file(wave, tmp_path / "environments")) == ""
+    networks = sorted((tmp_path / "networks").iterdir())
+    assert networks
+    for file in [*waves, *networks, tmp_path / "environments" / "principals.yaml"]:
+        assert format_errors(check_file(file, tmp_path / "environments", tmp_path / "networks")) == ""
 
 
 def test_every_command_of_the_documents_exists() -> None:

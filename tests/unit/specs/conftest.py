@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.specs import HCX_ENVIRONMENT, HCX_WAVE, NETWORK
 
 ENVIRONMENT = """\
 environment: prod
@@ -44,6 +45,7 @@ class Folders:
     waves: Path
     environments: Path
     kept: Path
+    networks: Path
 
     def wave(self, text: str, name: str = "erp") -> Path:
         path = self.waves / f"{name}.yaml"
@@ -55,16 +57,33 @@ class Folders:
         path.write_text(text)
         return path
 
+    def network(self, text: str, name: str = "web") -> Path:
+        path = self.networks / f"{name}.yaml"
+        path.write_text(text)
+        return path
+
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
     """A valid environment ``prod`` and a valid wave ``erp``."""
-    found = Folders(tmp_path / "waves", tmp_path / "environments", tmp_path / "state" / "last_valid")
+    found = Folders(
+        tmp_path / "waves", tmp_path / "environments", tmp_path / "state" / "last_valid", tmp_path / "networks"
+    )
     found.waves.mkdir()
     found.environments.mkdir()
     found.environment(ENVIRONMENT)
     found.wave(WAVE)
     return found
+
+
+@pytest.fixture
+def hcx(folders: Folders) -> Folders:
+    """Beside them a valid environment ``vmc``, a wave ``live1`` and a network ``web``."""
+    folders.networks.mkdir()
+    folders.environment(HCX_ENVIRONMENT, "vmc")
+    folders.wave(HCX_WAVE, "live1")
+    folders.network(NETWORK)
+    return folders
 
 
 @pytest.fixture

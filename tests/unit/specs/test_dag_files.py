@@ -10,7 +10,7 @@ import pytest
 from wavelift import dag_factory
 from wavelift.airflow import config
 from wavelift.base.errors import SpecError
-from wavelift.dag_factory import migrate
+from wavelift.dag_factory import catalog, migrate, upkeep
 
 pytestmark = pytest.mark.unit
 
@@ -22,6 +22,7 @@ def site(folders: Any, wave_text: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(config, "waves_folder", lambda: folders.waves)
     monkeypatch.setattr(config, "environments_folder", lambda: folders.environments)
     monkeypatch.setattr(config, "last_valid_folder", lambda: folders.kept)
+    monkeypatch.setattr(config, "networks_folder", lambda: folders.networks)
     return folders
 
 
@@ -70,3 +71,19 @@ def test_a_task_of_a_connector_builds_no_wave(site: Any, monkeypatch: pytest.Mon
         assert registered() == []
     monkeypatch.setattr(dag_factory, "get_parsing_context", lambda: SimpleNamespace(dag_id="erp.migrate"))
     assert registered() == ["erp.migrate"]
+
+
+def test_a_wave_of_hcx_has_no_dag_of_ec2(site: Any, hcx: Any) -> None:
+    assert registered() == ["crm.migrate", "erp.migrate"]
+    for connectors in (catalog._connectors(), upkeep._connectors()):
+        assert connectors == ["dc-west", "default"], "no catalogue and no watch of the queues of HCX"
+
+
+def test_a_broken_network_is_told_by_the_file_without_dags(site: Any, hcx: Any) -> None:
+    dag_factory.raise_spec_errors()
+    hcx.network("network: [")
+    hcx.environment("environment: [", "vmc")
+    with pytest.raises(SpecError, match=r"networks/web.yaml:1") as caught:
+        dag_factory.raise_spec_errors()
+    told = [line for line in str(caught.value).splitlines() if line.startswith("environments/vmc.yaml")]
+    assert len(told) == 1, "once, although waves and networks both need it"

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
+from tests.specs import HCX_ENVIRONMENT, HCX_WAVE, NETWORK
 
 from wavelift.specs import check_file, load_resolved
 from wavelift.specs.schema import DRAFT, KINDS, Kind, json_schema, schema_text, write_schemas
@@ -69,3 +70,18 @@ def test_the_demo_wave_is_valid() -> None:
     assert wave.servers[2].source_power == "require_off"
     for kind, path in (("wave", waves / "demo.yaml"), ("environment", environments / "demo.yaml")):
         jsonschema.validate(yaml.safe_load(path.read_text()), json_schema(kind), jsonschema.Draft202012Validator)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "wrong"),
+    [
+        ("wave", HCX_WAVE, "replication: {}"),
+        ("environment", HCX_ENVIRONMENT, "region: eu-central-1"),
+        ("network", NETWORK, "wave: x"),
+    ],
+)
+def test_an_editor_chooses_by_kind_and_method(kind: Kind, text: str, wrong: str) -> None:
+    validate = jsonschema.Draft202012Validator(json_schema(kind))
+    validate.validate(yaml.safe_load(text))
+    with pytest.raises(jsonschema.ValidationError):
+        validate.validate(yaml.safe_load(f"{text}{wrong}\n"))

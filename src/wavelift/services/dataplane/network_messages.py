@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,10 @@ from wavelift.rules.network import NetworkSpec, Probe
 StepName = Literal["source", "extension", "destination"]
 """As :data:`wavelift.rules.network_cutover.STEPS`."""
 Direction = Literal["forward", "back"]
+NOTHING: Final = "none"
+"""In place of a job's id: HCX refused, or its job ended without success."""
+JOB_KEY: Final = "job"
+"""XCom of the acting task: HCX's job, as soon as it is known, also if the task fails then."""
 
 
 class NetworkPlace(Message):
@@ -88,17 +92,20 @@ class NetworkOrder(Message):
     direction: Direction
     before: Any
     wanted: Any
+    befores: Mapping[StepName, Any] = {}
+    """The state of every place as it was recorded before the first write: on the way back each step sees to it that
+    those before it hold."""
     records: Mapping[str, Any] = {}
-    """As they were recorded before the first write."""
+    """The whole objects, recorded at the same instant."""
     extension_id: str = ""
     source_word: str = ""
-    """Who said that the source network is disconnected, where nothing can read it. Empty: read it, or nobody said so."""
+    """Who said that the source network is disconnected, where nothing can read it. Empty: read it, or nobody did."""
     answered: str = ""
     asked_at: Instant | None = None
     """Direction back: when the end of the extension was ordered, if that may have been asked of HCX. Nobody routes
     until it is certain that nothing of it comes late."""
     job: str = ""
-    """HCX's job of that, if it is known."""
+    """HCX's job of that, if it is known; :data:`NOTHING` if HCX certainly does nothing any more."""
     digest: str
     """Of the plan."""
     clear_number: int = 0
@@ -109,7 +116,7 @@ class NetworkOrder(Message):
     def bound(self) -> str:
         """SHA-256, hex, of what is ordered. The grant names it."""
         told = [self.cutover, self.place.dump(), self.step, self.direction, self.before, self.wanted]
-        told += [dict(self.records), self.extension_id, self.source_word, self.answered, self.job]
+        told += [dict(self.befores), dict(self.records), self.extension_id, self.source_word, self.answered, self.job]
         told += [self.asked_at.isoformat() if self.asked_at else "", self.digest, self.clear_number]
         return digest_of(told)
 

@@ -157,6 +157,8 @@ def raise_when_failed(report: LiveRunReport) -> None:
 
 
 def _ways_out(report: LiveRunReport, bad: Sequence[LiveOutcome]) -> str:
+    if report.mode == "plan":
+        return "Nothing was started. Remove the causes, and plan again"
     return "\n".join(_way_out(report.wave, bad)) or f"Remove the cause, then trigger {LIVE.dag_id(report.wave)} again"
 
 

@@ -6,12 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wavelift.sensors.hcx import HcxMigrationSensor
     from wavelift.sensors.imports import ImportImageSensor
     from wavelift.sensors.power import VmPowerStateSensor
     from wavelift.sensors.replication import ReplicationRunSensor
 
-_HOME = {"ImportImageSensor": "imports", "ReplicationRunSensor": "replication", "VmPowerStateSensor": "power"}
-__all__ = ["ImportImageSensor", "ReplicationRunSensor", "VmPowerStateSensor"]
+_HOME = {
+    "HcxMigrationSensor": "hcx",
+    "ImportImageSensor": "imports",
+    "ReplicationRunSensor": "replication",
+    "VmPowerStateSensor": "power",
+}
+__all__ = ["HcxMigrationSensor", "ImportImageSensor", "ReplicationRunSensor", "VmPowerStateSensor"]
 
 
 def __getattr__(name: str) -> Any:

@@ -52,8 +52,8 @@ def check_options(options: LiveOptions) -> list[Finding]:
         found.warning(
             "hcx.mac_not_kept",
             "the servers may get new MAC addresses: 'retain_mac' is false",
-            why="licences, DHCP reservations and firewalls may be bound to a MAC address; only a bulk migration changes "
-            "it, and then the verification can't compare it",
+            why="licences, DHCP reservations and firewalls may be bound to a MAC address. Only bulk migrations change it; "
+            "then the verification can't compare it",
             do="Remove 'retain_mac: false', unless new addresses are wanted",
             row="HCX-05",
             part="options",
@@ -117,7 +117,7 @@ def _power(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
             "hcx.not_powered_on",
             f"it is {facts.power or 'in an unknown power state'}",
             why=f"{NAMES[kind]} is for VMs that are {'off' if kind == 'cold' else 'on'}",
-            do="Start it" if facts.power != "poweredOff" else "Choose 'type: cold' for it, in a wave of its own",
+            do="Shut it down" if kind == "cold" else "Start it, or move it in a wave of 'type: cold' while it is off",
             row=ROW,
         )
     if kind == "bulk" and not facts.tools_running:
@@ -133,12 +133,12 @@ def _power(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
 def _hardware(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
     number, oldest = version(facts.hardware_version)[:1], OLDEST_HARDWARE[kind]
     if number and number[0] < oldest:
+        other = ", or choose 'type: bulk'" if OLDEST_HARDWARE["bulk"] <= number[0] else ""
         found.error(
             "hcx.hardware",
             f"its hardware version is {number[0]}",
             why=f"{NAMES[kind]} needs version {oldest} or later",
-            do="Upgrade the virtual hardware"
-            + (", or choose 'type: bulk'" if number[0] >= OLDEST_HARDWARE["bulk"] else ""),
+            do=f"Upgrade the virtual hardware{other}",
             row=ROW,
         )
     if facts.fault_tolerant:

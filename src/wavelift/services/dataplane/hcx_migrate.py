@@ -142,12 +142,8 @@ def _named(
     for looks in range(LOOKS + 1):
         found = {one.entity_id: one for one in started if one.entity_id in wanted}
         nameless = [one.migration_id for one in started if one.migration_id and one.entity_id not in wanted]
-        silent = [
-            entity
-            for entity in wanted
-            if entity not in found or not (found[entity].migration_id or found[entity].errors)
-        ]
-        if not nameless and not silent:
+        told = {entity for entity, one in found.items() if one.migration_id or one.errors}
+        if not nameless and told == wanted:
             return found
         if looks < LOOKS:
             ctx.cancel.wait(LOOK_SECONDS)

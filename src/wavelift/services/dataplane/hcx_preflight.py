@@ -199,7 +199,7 @@ def _look_at_destination(session: VsphereSession, servers: Sequence[_Server]) ->
 
 
 def _there_already(server: _Server, match: Match) -> None:
-    by = {"instance_uuid": "its instance UUID", "mac": "a MAC address of its"}
+    by = {"instance_uuid": "its instance UUID", "mac": "one of its MAC addresses"}
     fits = [words for name, words in by.items() if name in match.by]
     if not fits and server.landed is not None and match.vm.folder == server.landed.folder.path:
         fits = ["its name, in the target folder"]

@@ -14,7 +14,6 @@ from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import NicFacts
 from wavelift.base.placement import Match, PlacedVm, Wanted
 from wavelift.base.run import RunContext
-from wavelift.base.units import about_time
 from wavelift.rules.problem import quoted
 from wavelift.services.dataplane.live_messages import CardMove, FoundThere, LiveTask, VerifyOrder
 
@@ -101,16 +100,13 @@ def at_source(order: VerifyOrder, *, session: VsphereSession, ctx: RunContext) -
 
 def _judged(order: VerifyOrder, side: Side, seen: _Seen, ctx: RunContext) -> FoundThere | None:
     now = ctx.clock.now()
-    passed = not seen.wrong and (order.accept_no_tools or not seen.unverified)
-    if not passed and seen.may_come and not _waited(ctx, now):
+    if seen.may_come and not _waited(ctx, now):
         return None
-    if not passed and seen.may_come:
-        seen.wrong.append(f"it stayed so for {about_time(WAIT.total_seconds())}")
     ctx.checkpoints.delete(BEGAN_KEY)  # a clear begins anew
     return FoundThere(
         server=order.name,
         side=side,
-        passed=passed,
+        passed=not seen.wrong and (order.accept_no_tools or not seen.unverified),
         verified=tuple(seen.verified),
         wrong=tuple(seen.wrong),
         unverified=tuple(seen.unverified),

@@ -33,8 +33,8 @@ class HcxMigrationSensor(Declared, BaseOperator):
     :param migrations: what :class:`~wavelift.operators.hcx.HcxMigrateOperator` returned; or name → migration id; or a
         list of ids.
     :param hcx_conn_id: connection of type ``hcx``.
-    :param deferrable: True: deferred, the triggerer must reach HCX. False: it reschedules itself, and asks from a worker
-        of its ``queue``, for a manager that only that worker reaches.
+    :param deferrable: True: deferred, the triggerer must reach HCX. False: it reschedules itself, and asks from a
+        worker of its ``queue``, for a manager that only that worker reaches.
     :param max_hours: then it fails, and HCX goes on.
     :param poll_seconds: between two queries. Default: the setting ``[wavelift] poll_seconds``; at least 60 while it
         reschedules, because each look starts a process.

@@ -52,8 +52,8 @@ def check_options(options: LiveOptions) -> list[Finding]:
         found.warning(
             "hcx.mac_not_kept",
             "the servers may get new MAC addresses: 'retain_mac' is false",
-            why="licences, DHCP reservations and firewalls may be bound to a MAC address. Only bulk migrations change it; "
-            "then the verification can't compare it",
+            why="licences, DHCP reservations and firewalls may be bound to a MAC address. Only bulk migrations change "
+            "it; then the verification can't compare it",
             do="Remove 'retain_mac: false', unless new addresses are wanted",
             row="HCX-05",
             part="options",

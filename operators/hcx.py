@@ -38,7 +38,7 @@ class HcxMigrateOperator(LiveOrderOperator):
     """Make the mobility group of an order and start it, once, however often this is called (HCX-01).
 
     HCX has no client token; the group's name stands for it. A group of this name is taken as made by an earlier try,
-    and one that has begun is not started again. It does not wait: :class:`~wavelift.sensors.hcx.HcxMigrationSensor` does.
+    and one that has begun is not started again. :class:`~wavelift.sensors.hcx.HcxMigrationSensor` waits for its end.
 
     Returns a :class:`~wavelift.services.dataplane.live_messages.Started` as a dict: the group, and the id in HCX
     of each server, or why HCX did not take it.

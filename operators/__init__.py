@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.live import LiveCancelOperator as LiveCancelOperator
     from wavelift.operators.connector.live import LiveFollowNearOperator as LiveFollowNearOperator
     from wavelift.operators.connector.live import LivePreflightOperator as LivePreflightOperator
-    from wavelift.operators.connector.live import LiveStartOperator as LiveStartOperator
-    from wavelift.operators.connector.live import LiveValidateOperator as LiveValidateOperator
     from wavelift.operators.connector.live import LiveVerifyDestinationOperator as LiveVerifyDestinationOperator
     from wavelift.operators.connector.live import LiveVerifySourceOperator as LiveVerifySourceOperator
     from wavelift.operators.connector.network import ActNetworkOperator as ActNetworkOperator
@@ -116,6 +114,8 @@ if TYPE_CHECKING:
     from wavelift.operators.control.trial import TestReportOperator as TestReportOperator
     from wavelift.operators.control.trial import TestResultOperator as TestResultOperator
     from wavelift.operators.control.upkeep import DeleteReplicasOperator as DeleteReplicasOperator
+    from wavelift.operators.hcx import HcxMigrateOperator as HcxMigrateOperator
+    from wavelift.operators.hcx import HcxValidateOperator as HcxValidateOperator
 
 OPERATORS: Final = {
     "connector.checks": (
@@ -151,8 +151,6 @@ OPERATORS: Final = {
         "LiveCancelOperator",
         "LiveFollowNearOperator",
         "LivePreflightOperator",
-        "LiveStartOperator",
-        "LiveValidateOperator",
         "LiveVerifyDestinationOperator",
         "LiveVerifySourceOperator",
     ),
@@ -162,6 +160,7 @@ OPERATORS: Final = {
         "LookNetworkOperator",
         "ProbeNetworkOperator",
     ),
+    "hcx": ("HcxMigrateOperator", "HcxValidateOperator"),
     "connector.preflight": ("PreflightOperator",),
     "connector.replication": (
         "ReplicationPreflightOperator",

@@ -6,18 +6,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wavelift.sensors.hcx import HcxMigrationSensor
     from wavelift.sensors.imports import ImportImageSensor
     from wavelift.sensors.network import NetworkCutoverSensor
     from wavelift.sensors.power import VmPowerStateSensor
     from wavelift.sensors.replication import ReplicationRunSensor
 
 _HOME = {
+    "HcxMigrationSensor": "hcx",
     "ImportImageSensor": "imports",
     "NetworkCutoverSensor": "network",
     "ReplicationRunSensor": "replication",
     "VmPowerStateSensor": "power",
 }
-__all__ = ["ImportImageSensor", "NetworkCutoverSensor", "ReplicationRunSensor", "VmPowerStateSensor"]
+__all__ = [
+    "HcxMigrationSensor",
+    "ImportImageSensor",
+    "NetworkCutoverSensor",
+    "ReplicationRunSensor",
+    "VmPowerStateSensor",
+]
 
 
 def __getattr__(name: str) -> Any:

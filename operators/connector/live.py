@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from wavelift.base.rest import RestClient
     from wavelift.rules.grants import Grant, Work
     from wavelift.rules.live_plans import ResolvedLive
-    from wavelift.services.dataplane.live_messages import AdmittedLive, LiveOrder, VerifyOrder
+    from wavelift.services.dataplane.live_messages import AdmittedLive, FoundThere, LiveOrder, VerifyOrder
 
 FOLLOW_SECONDS: Final = 60.0
 """Between two looks of the task that follows on the queue: each starts a process. A look is one query for the run."""
+VERIFY_SECONDS: Final = 60.0
+"""Between two looks for what comes a while after the VM, such as the addresses of its guest."""
 ORDERING: Final = (LIVE.task_id("approve_switchover"), LIVE.task_id("record"), ADMIT)
 """Tasks that may have left an order to cancel; the newest comes first."""
 
@@ -101,6 +103,8 @@ class LivePreflightOperator(HcxConnectorOperator):
 class LiveOrderOperator(HcxConnectorOperator):
     """Base of what carries out a run's order to start: only with its grant, and only until the run is cleared.
 
+    The operators are public: :mod:`wavelift.operators.hcx`.
+
     :param order: what :class:`ReserveLiveOperator` returned.
     """
 
@@ -115,34 +119,6 @@ class LiveOrderOperator(HcxConnectorOperator):
         order = LiveOrder.load(self.order)
         self.verify(context, order.token, self.admitted(context).wave, plan=order.digest, vcenter=order.manager)
         return order
-
-
-class LiveValidateOperator(LiveOrderOperator):
-    """Let HCX validate the migrations of an order. An error stops all; so do warnings that nobody accepted.
-
-    Returns a :class:`~wavelift.services.dataplane.live_messages.Validated`.
-    """
-
-    def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.services.dataplane.hcx_migrate import validate
-
-        order = self.granted_order(context)
-        with self.hcx(order.manager) as hcx:
-            return validate(order, hcx=hcx, ctx=self.server_context(context)).dump()
-
-
-class LiveStartOperator(LiveOrderOperator):
-    """Make the mobility group of an order and start it, once, however often this is called.
-
-    Returns a :class:`~wavelift.services.dataplane.live_messages.Started`.
-    """
-
-    def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.services.dataplane.hcx_migrate import start
-
-        order = self.granted_order(context)
-        with self.hcx(order.manager) as hcx:
-            return start(order, hcx=hcx, ctx=self.server_context(context)).dump()
 
 
 class LiveFollowNearOperator(HcxConnectorOperator):
@@ -225,6 +201,12 @@ class VerifyingOperator(HcxConnectorOperator):
         self.verify(context, token, wave, plan=digest_of(wave), vcenter=connection)
         return order, connection
 
+    def judged(self, found: FoundThere | None) -> dict[str, Any]:
+        """What was found; or what comes by itself is looked for again later, and no worker is held meanwhile."""
+        if found is not None:
+            return found.dump()
+        raise AirflowRescheduleException(datetime.now(UTC) + timedelta(seconds=VERIFY_SECONDS))
+
 
 class LiveVerifyDestinationOperator(VerifyingOperator):
     """Look for a moved server in the destination's vCenter: one VM, on, in its place, with its MAC and IP addresses.
@@ -239,7 +221,7 @@ class LiveVerifyDestinationOperator(VerifyingOperator):
 
         order, connection = self.granted_order(context)
         with self.vcenter(connection) as session:
-            return at_destination(order, session=session, ctx=self.server_context(context, order.name)).dump()
+            return self.judged(at_destination(order, session=session, ctx=self.server_context(context, order.name)))
 
 
 class LiveVerifySourceOperator(VerifyingOperator):
@@ -255,4 +237,4 @@ class LiveVerifySourceOperator(VerifyingOperator):
 
         order, connection = self.granted_order(context)
         with self.vcenter(connection) as session:
-            return at_source(order, session=session, ctx=self.server_context(context, order.name)).dump()
+            return self.judged(at_source(order, session=session, ctx=self.server_context(context, order.name)))

@@ -14,8 +14,6 @@ from wavelift.operators.connector.live import (
     LiveCancelOperator,
     LiveFollowNearOperator,
     LivePreflightOperator,
-    LiveStartOperator,
-    LiveValidateOperator,
     LiveVerifyDestinationOperator,
     LiveVerifySourceOperator,
 )
@@ -35,6 +33,7 @@ from wavelift.operators.control.live_plan import (
     ReserveLiveOperator,
     WindowLiveOperator,
 )
+from wavelift.operators.hcx import HcxMigrateOperator, HcxValidateOperator
 from wavelift.rules.conf import LiveConf
 from wavelift.rules.flows import LIVE, Plane
 from wavelift.rules.plans import WaveShape
@@ -101,8 +100,8 @@ class LiveTasks(WaveTasks):
         self.task(ApproveLiveOperator, "approve", subject=f"Migrate servers of {wave} with HCX", body=PLAN)
         self.task(WindowLiveOperator, "window")
         order = self.task(ReserveLiveOperator, "reserve").output
-        self.task(LiveValidateOperator, "validate", order=order)
-        started = self.task(LiveStartOperator, "start", order=order).output
+        self.task(HcxValidateOperator, "validate", order=order)
+        started = self.task(HcxMigrateOperator, "start", order=order).output
         self.task(RecordStartedOperator, "record", started=started)
         subject = f"Let HCX switch servers of {wave} over"
         self.task(ApproveSwitchoverOperator, "approve_switchover", subject=subject, body=SWITCH)

@@ -56,6 +56,8 @@ class CardMove(Message):
     mac: str
     source: PlaceRef
     destination: PlaceRef
+    connected: bool = False
+    """Whether it was connected when pre-flight looked. Always false while the VM is off."""
 
 
 class VmBefore(Message):

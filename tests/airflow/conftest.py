@@ -99,6 +99,8 @@ def world(
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.create().replace("://", "+psycopg2://", 1),
             # How late Airflow hears of a process's end, and how soon a killed task is told: 1 s here, 5 by default.
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+            # Every look at the folder costs more than a second of a core, and there are minutes of them.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
             # "guest" may trigger every DAG, and no environment lists him.
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,op:op,viewer:viewer,guest:op",
             # Exports that the tests make slow hold a place each.

@@ -145,6 +145,7 @@ def test_nobody_is_asked_without_approval(lab: Lab) -> None:
     assert kept(lab, run) is None
 
 
+@pytest.mark.proof
 def test_an_answer_that_the_ledger_could_not_take_is_taken_by_the_next_try(lab: Lab) -> None:
     """The person answers once: a retry does not ask again."""
     from wavelift.base.errors import UnreachableError
@@ -167,6 +168,7 @@ def test_an_answer_that_the_ledger_could_not_take_is_taken_by_the_next_try(lab: 
     assert row.answered_by == "op"
 
 
+@pytest.mark.proof
 def test_a_try_that_could_not_report_its_answer_is_not_asked_again(lab: Lab) -> None:
     """Airflow takes a task that is woken within seconds for a dead one: it answers 404, and tries again."""
     real: Any = ApproveOperator._approved

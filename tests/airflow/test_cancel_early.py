@@ -40,6 +40,7 @@ def cancelling(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
+@pytest.mark.proof
 def test_amp_07_cancelling_every_server_before_pre_flight_ends_the_run_without_a_snapshot(
     lab: Lab, cancelling: Any
 ) -> None:

@@ -113,6 +113,7 @@ def _cutover(lab: Lab, run: Done) -> Cutover:
     return found
 
 
+@pytest.mark.proof
 def test_a_server_is_cut_over_from_admission_to_report(lab: Lab, switched: Done) -> None:
     switched.ends("success")
     found = _cutover(lab, switched)
@@ -127,16 +128,19 @@ def test_a_server_is_cut_over_from_admission_to_report(lab: Lab, switched: Done)
     assert {states[name] for name in ("prepare", "undo", "start_sources", "reverted", "finalize")} == {"skipped"}
 
 
+@pytest.mark.proof
 def test_meanwhile_nothing_else_replicates_it(lab: Lab, switched: Done) -> None:
     run = lab.run("moved.replicate", {"servers": ["moved-b"]}).ends("failed")
     assert [one["rule"] for one in run.report()["refused"]] == ["cutover"]
 
 
+@pytest.mark.proof
 def test_a_second_cutover_is_refused_in_words(lab: Lab, switched: Done) -> None:
     run = lab.run(DAG_ID, {"mode": "cutover", "servers": ["moved-b"]}).ends("failed")
     assert f"{_cutover(lab, switched).id} of {DAG_ID} {switched.run_id} is switched" in run.words("admit")
 
 
+@pytest.mark.proof
 def test_it_comes_back_and_the_schedule_goes_on(lab: Lab, switched: Done) -> None:
     run = lab.run(DAG_ID, {"mode": "revert"}).ends("success")
     found = _cutover(lab, switched)

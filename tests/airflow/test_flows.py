@@ -50,6 +50,7 @@ def test_inv_1_a_whole_image_is_read_back_by_a_task_near_aws(lab: Lab, full: Don
     assert full.migration("full-db").conversion_report == compared["report"]
 
 
+@pytest.mark.proof
 def test_inv_1_a_data_disk_that_the_conversion_changed_is_no_result(lab: Lab) -> None:
     """Found by ``compare``: nothing is launched, and the ledger names no image; a person decides about it."""
     lab.aws.settings(change_data_disks=True)
@@ -75,6 +76,7 @@ def test_inv_1_a_data_disk_that_the_conversion_changed_is_no_result(lab: Lab) ->
         lab.aws.client("s3").delete_object(Bucket=BUCKET, Key=key)
 
 
+@pytest.mark.proof
 def test_a_sample_costs_no_process_of_its_own(lab: Lab) -> None:
     run = lab.run("sampled.migrate").ends("success")
     row = run.row("compare", 0)
@@ -111,6 +113,7 @@ def test_inv_1_a_flipped_byte_is_found_and_named_before_the_import(lab: Lab) -> 
     lab.assert_proven("flipped-b", run.outcome("flipped-b")["image_id"])
 
 
+@pytest.mark.proof
 def test_inv_9_a_cut_export_is_tried_again_and_continued(lab: Lab) -> None:
     """A cut line within a try; then the task's retry, with what its checkpoint kept: the state store outlives it."""
     lab.vcenter.rule(kind="nfc", action="cut", vm="cut-a", bytes=2 << 20)
@@ -121,7 +124,7 @@ def test_inv_9_a_cut_export_is_tried_again_and_continued(lab: Lab) -> None:
     lab.assert_proven("cut-a", run.outcome("cut-a")["image_id"])
 
 
-@pytest.mark.parametrize("mode", ["plan", "preflight"])
+@pytest.mark.parametrize("mode", ["plan", pytest.param("preflight", marks=pytest.mark.proof)])
 def test_plan_and_preflight_create_nothing(lab: Lab, mode: str) -> None:
     before = (lab.machine("modes-a"), lab.vcenter.counters()["methods"].get("CreateSnapshot_Task", 0))
     run = lab.run("modes.migrate", {"mode": mode}).ends("success")
@@ -172,6 +175,7 @@ def test_amp_08_an_imported_server_is_launched_later(lab: Lab, full: Done) -> No
     assert tags["wavelift:run"] == win.id.removeprefix("mig-")
 
 
+@pytest.mark.proof
 def test_an_image_is_read_back_again(lab: Lab, full: Done) -> None:
     db = full.migration("full-db")
     run = lab.run("full.migrate", {"mode": "verify", "migrations": [db.id]}).ends("success")

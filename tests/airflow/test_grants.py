@@ -50,6 +50,7 @@ def first(lab: Lab) -> Done:
     return run
 
 
+@pytest.mark.proof
 def test_a_key_that_is_rotated_between_reserve_and_a_retry_stops_no_server(first: Done) -> None:
     first.ends("success")
     assert first.row("export", 0)["try_number"] == 2

@@ -41,6 +41,7 @@ def test_a_wave_with_a_refused_server_and_the_run_that_the_report_asks_for(lab: 
     assert [len(lab.snapshots_taken(name)) for name in ("gated-a", "gated-b", "gated-c")] == [1, 1, 1]
 
 
+@pytest.mark.proof
 def test_amp_05_a_cleared_pre_flight_goes_on_under_the_same_id_once_the_maintenance_is_over(lab: Lab) -> None:
     """Refused by pre-flight; accepted, but the connector is in maintenance: it waits; then it goes through."""
     run = lab.run("shut.migrate").ends("failed")

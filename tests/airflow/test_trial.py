@@ -73,6 +73,7 @@ def test_a_tier_begins_when_the_earlier_one_is_checked(lab: Lab, tried: Done) ->
     assert first.id < second.id
 
 
+@pytest.mark.proof
 def test_a_cleared_launch_makes_no_second_instance(lab: Lab, tried: Done) -> None:
     before = rows(lab, tried)
     again = lab.clear(tried, ("server.launch", 0)).ends("success")
@@ -82,6 +83,7 @@ def test_a_cleared_launch_makes_no_second_instance(lab: Lab, tried: Done) -> Non
     assert len([one for one in _instances(lab) if one["ImageId"] == before["tried-a"].image_id]) == 1
 
 
+@pytest.mark.proof
 def test_its_time_ends_it(lab: Lab, tried: Done) -> None:
     """What ``cutover_upkeep`` calls: nothing before the time, all after it, and the row stays."""
     more = lab.run(DAG_ID, {"servers": ["tried-a"], "hours": 1.0}).ends("success")

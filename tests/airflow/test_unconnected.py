@@ -54,6 +54,7 @@ def test_both_connections_that_are_missing_are_told_at_once(lab: Lab, mode: str)
     assert stopped == ({"modes-a": ("failed", True)} if mode == "migrate" else {}), "its row waited for the pre-flight"
 
 
+@pytest.mark.proof
 def test_one_connection_that_is_missing_hides_nothing_of_the_other(lab: Lab) -> None:
     run = lab.run("modes.migrate", {"mode": "preflight"}, **NO_AWS)
     failed_at_once(run)
@@ -67,6 +68,7 @@ def test_one_connection_that_is_missing_hides_nothing_of_the_other(lab: Lab) -> 
     assert "*/bucket wavelift-tests" in {one["subject"] for one in report["findings"]}, "AWS was looked at"
 
 
+@pytest.mark.proof
 def test_replication_says_the_same(lab: Lab) -> None:
     plan = ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
     create_jobs(lab.ledger, "alone", [JobOrder(server="alone-a", plan=plan)], by="op", clock=SystemClock())

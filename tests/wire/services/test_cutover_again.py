@@ -132,6 +132,7 @@ def test_an_address_whose_instance_was_terminated_is_launched_on_again(cut: Cut,
     assert cut.known.private_ip == OTHER, "what was prepared for another address is of no interest"
 
 
+@pytest.mark.proof
 def test_an_interface_that_was_prepared_and_is_gone_is_refused_at_the_launch(cut: Cut, stage: Stage) -> None:
     cut.task = looked_at(cut, ADDRESS)
     prepared(cut, cut.task)

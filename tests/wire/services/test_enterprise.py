@@ -48,7 +48,9 @@ def _snapshots(stage: Stage, ids: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("form", [ALIAS, "id", "alias-arn", "arn"])
+@pytest.mark.parametrize(
+    "form", [ALIAS, *(pytest.param(form, marks=pytest.mark.proof) for form in ("id", "alias-arn", "arn"))]
+)
 def test_a_key_by_any_name_encrypts_a_replica(
     stage: Stage, replica: Callable[..., Replica], key: dict[str, Any], form: str
 ) -> None:

@@ -70,6 +70,7 @@ def test_inv_3_tracking_that_began_above_a_left_delta_is_quarantined(stage: Stag
     assert (believed.kind_reason, believed.blocks_sent) == ("", 1)
 
 
+@pytest.mark.proof
 def test_inv_3_tracking_of_before_the_delta_is_believed(stage: Stage, web: Replica) -> None:
     track(stage, on=True)
     web.run()

@@ -304,7 +304,7 @@ def test_inv_2_inv_3_whatever_happens_between_runs_the_target_is_the_source(stag
     run_state_machine_as_test(
         partial(Walk, stage),  # type: ignore[arg-type]  # its annotation knows classes only, its words any callable
         settings=settings(
-            max_examples=depth(3, 24),
+            max_examples=depth(2, 24),
             stateful_step_count=12,
             deadline=None,
             derandomize=True,

@@ -106,6 +106,7 @@ def test_sms_05_a_seed_and_a_delta_through_vddk(stage: Stage, vddk: VddkStandIn,
     assert (idle.blocks_sent, idle.bytes_read) == (0, idle.blocks_audited * BLOCK)
 
 
+@pytest.mark.proof
 def test_a_seed_leaves_out_what_is_promised_to_be_zero(stage: Stage, vddk: VddkStandIn, replica: Make) -> None:
     stage.vc.guest_write("copy01", 0, 0, bytes(12 * MIB))  # more than is audited of it
     seed = replica("copy01").run().disks[0]
@@ -137,6 +138,7 @@ def test_without_a_working_vddk_the_next_way_is_taken_and_the_reason_kept(
     assert "the ESXi host is out of NFC buffers" in ranged.reader_reason
 
 
+@pytest.mark.proof
 def test_a_run_goes_on_after_vddk_failed_in_the_middle(stage: Stage, vddk: VddkStandIn, replica: Make) -> None:
     """The retry reads what is not in the EBS snapshot yet, and nothing else."""
     big = replica("big01")
@@ -156,6 +158,7 @@ def test_a_run_goes_on_after_vddk_failed_in_the_middle(stage: Stage, vddk: VddkS
         big.end(one, result)
 
 
+@pytest.mark.proof
 def test_a_vm_that_moved_since_the_preflight_fails_before_anything_is_opened(
     stage: Stage, vddk: VddkStandIn, replica: Make
 ) -> None:

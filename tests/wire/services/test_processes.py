@@ -239,6 +239,7 @@ def test_inv_6_export_killed_at_70_per_cent_sends_no_part_again(stage: Stage, tr
     stage.assert_objects_equal_source(done.export)
 
 
+@pytest.mark.proof
 def test_inv_6_a_fresh_snapshot_takes_over_no_part(stage: Stage, tries: Callable[..., Tries]) -> None:
     """Two instants must never mix: whoever removed the snapshot in between, the old upload is aborted."""
     one = tries("big01")
@@ -332,7 +333,7 @@ def imported(stage: Stage, one: Tries) -> ImportResult:
     return found
 
 
-@pytest.mark.parametrize("phase", ["import", "launch"])
+@pytest.mark.parametrize("phase", ["import", pytest.param("launch", marks=pytest.mark.proof)])
 def test_inv_5_what_was_asked_of_ec2_is_never_made_twice(stage: Stage, tries: Callable[..., Tries], phase: str) -> None:
     """Killed after EC2 took the request and before its answer came."""
     one = tries("web01")
@@ -356,6 +357,7 @@ def test_inv_5_what_was_asked_of_ec2_is_never_made_twice(stage: Stage, tries: Ca
         assert stage.aws.state()["instances"] == [first]
 
 
+@pytest.mark.proof
 def test_two_tries_at_once_of_an_export(stage: Stage, tries: Callable[..., Tries]) -> None:
     """A cleared task whose old try still runs: the old one is fenced, stops at once and cleans up nothing."""
     one = tries("big01")

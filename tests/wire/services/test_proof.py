@@ -27,7 +27,7 @@ def _assert_not_imported(stage: Stage, done: Outcome) -> None:
     assert "ec2.ImportImage" not in stage.aws.counters()
 
 
-@pytest.mark.parametrize("verify", ["full", "sample:100"])
+@pytest.mark.parametrize("verify", ["full", pytest.param("sample:100", marks=pytest.mark.proof)])
 def test_inv_1_a_flipped_byte_names_server_disk_and_grain(stage: Stage, verify: str) -> None:
     stage.aws.control("DELETE", "counters")
     stage.aws.rule(kind="flip", key="*disk-1.vmdk", count=1)
@@ -77,7 +77,7 @@ def _small_vmdk(folder: Path) -> bytes:
     return vmdk.read_bytes()
 
 
-@pytest.mark.parametrize("verify", ["full", "sample:5"])
+@pytest.mark.parametrize("verify", [pytest.param("full", marks=pytest.mark.proof), "sample:5"])
 @pytest.mark.parametrize("body", [b"not a disk at all" * 100, b"", "smaller disk"], ids=["other", "empty", "smaller"])
 def test_inv_1_an_object_that_was_replaced_is_not_imported(
     stage: Stage, verify: str, body: bytes | str, tmp_path: Path
@@ -139,7 +139,7 @@ def test_inv_1_changes_of_the_boot_disk_are_listed(stage: Stage) -> None:
     assert [disk.changed for disk in data] == [(), ()]
 
 
-@pytest.mark.parametrize("verify", ["full", "sample:30"])
+@pytest.mark.parametrize("verify", [pytest.param("full", marks=pytest.mark.proof), "sample:30"])
 def test_inv_1_a_boot_disk_that_is_another_one_is_refused(stage: Stage, verify: str) -> None:
     """A conversion rewrites some of the disk, not most of it."""
     done, other = (stage.journey(name, defaults={"launch": "none"}).run() for name in ("web01", "mute01"))
@@ -158,6 +158,7 @@ def test_inv_1_a_boot_disk_that_is_another_one_is_refused(stage: Stage, verify: 
     assert "boot_disk_changed_pct" in told.value.next_step
 
 
+@pytest.mark.proof
 def test_a_sample_that_met_only_changed_blocks_is_judged_by_the_whole_disk(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

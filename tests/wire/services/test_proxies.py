@@ -253,6 +253,7 @@ def inspector(stage: Stage, tmp_path: Path) -> Inspector:
     return Inspector(tmp_path / "proxy", [stage.vc.ca_file, stage.aws.ca_file])
 
 
+@pytest.mark.proof
 def test_sms_15_through_tls_signed_anew_with_its_authority(
     stage: Stage,
     start: Start,

@@ -130,6 +130,7 @@ def test_inv_3_a_map_that_loses_changes_is_caught_and_not_believed_again(
     assert again.bytes_read == 16 * MIB
 
 
+@pytest.mark.proof
 def test_inv_3_a_map_that_lied_is_not_believed_after_a_run_that_came_to_nothing(
     stage: Stage, tracked: Callable[..., Replica]
 ) -> None:
@@ -151,6 +152,7 @@ def test_inv_3_a_map_that_lied_is_not_believed_after_a_run_that_came_to_nothing(
     assert disk.bytes_read == 16 * MIB
 
 
+@pytest.mark.proof
 def test_inv_3_a_retry_knows_the_lie_that_the_try_before_it_saw(stage: Stage, tracked: Callable[..., Replica]) -> None:
     web = tracked()
     web.options = ReplicationOptions(state_folder=web.options.state_folder, guard_seconds=0.2, audit_pct=100)
@@ -259,6 +261,7 @@ def test_inv_6_a_task_killed_while_aws_completes_sends_nothing_again(
         big.end(one, result)
 
 
+@pytest.mark.proof
 def test_inv_6_a_lost_answer_of_complete_snapshot_has_nothing_read_or_sent_again(
     stage: Stage, replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,8 +341,16 @@ def _failed(stage: Stage, big: Replica, blocks: int = 45) -> str:
     return left
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-@pytest.mark.parametrize("ranged", [False, True], ids=["nfc", "datastore"])
+@pytest.mark.parametrize(
+    ("ranged", "elsewhere"),
+    [
+        pytest.param(False, False, marks=pytest.mark.proof),
+        pytest.param(False, True, marks=pytest.mark.proof),
+        pytest.param(True, False, marks=pytest.mark.proof),
+        (True, True),
+    ],
+    ids=["nfc, here", "nfc, elsewhere", "datastore, here", "datastore, elsewhere"],
+)
 def test_inv_6_a_seed_that_failed_at_60_per_cent_is_taken_up_by_the_next_run(
     stage: Stage, replica: Callable[..., Replica], ranged: bool, elsewhere: bool
 ) -> None:
@@ -366,6 +377,7 @@ def test_inv_6_a_seed_that_failed_at_60_per_cent_is_taken_up_by_the_next_run(
     stage.vc.guest_write("big01", 0, 4 * BLOCK, noise(20, 2 * BLOCK))
 
 
+@pytest.mark.proof
 def test_inv_6_a_seed_taken_up_twice_and_interrupted_in_between(stage: Stage, replica: Callable[..., Replica]) -> None:
     stage.vc.rule(kind="folder", action="unlocked", times=0)
     big = replica("big01")
@@ -389,6 +401,7 @@ def test_inv_6_a_seed_taken_up_twice_and_interrupted_in_between(stage: Stage, re
         big.end(one, result)
 
 
+@pytest.mark.proof
 def test_inv_6_a_block_that_nobody_knows_of_ends_in_a_fresh_seed(stage: Stage, replica: Callable[..., Replica]) -> None:
     big = replica("big01")
     left = _failed(stage, big)
@@ -444,7 +457,14 @@ def _put_alien(stage: Stage, snapshot_id: str, data: bytes) -> None:
     )
 
 
-@pytest.mark.parametrize("why", ["cancelled by AWS", "its journal is gone", "encryption"])
+@pytest.mark.parametrize(
+    "why",
+    [
+        pytest.param("cancelled by AWS", marks=pytest.mark.proof),
+        "its journal is gone",
+        pytest.param("encryption", marks=pytest.mark.proof),
+    ],
+)
 def test_inv_6_what_time_does_not_cure_begins_a_fresh_seed(
     stage: Stage, replica: Callable[..., Replica], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -542,8 +562,8 @@ def test_our_snapshot_removed_by_somebody_ends_the_run_and_costs_no_seed(
 @pytest.mark.parametrize(
     ("change", "back", "words"),
     [
-        ({"hardware": "vmx-21"}, {"hardware": "vmx-19"}, "hardware version"),
-        ({"reset_change_tracking": True}, {}, "was restarted"),
+        pytest.param({"hardware": "vmx-21"}, {"hardware": "vmx-19"}, "hardware version", marks=pytest.mark.proof),
+        pytest.param({"reset_change_tracking": True}, {}, "was restarted", marks=pytest.mark.proof),
         ({"power_loss": True}, {}, "was restarted"),
     ],
     ids=["hardware upgraded", "tracking reset", "host lost power"],
@@ -578,6 +598,7 @@ def test_inv_3_a_disk_that_grew_is_a_new_seed(stage: Stage, replica: Callable[..
     assert "grew" in disk.kind_reason
 
 
+@pytest.mark.proof
 def test_a_note_that_goes_while_notes_are_listed_is_no_error(
     stage: Stage, replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:

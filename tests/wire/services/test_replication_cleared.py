@@ -115,6 +115,7 @@ def test_inv_4_a_transfer_that_does_not_know_the_lineage_deletes_nothing_of_it(s
 # --- the tokens of StartSnapshot ----------------------------------------------------------------------------------
 
 
+@pytest.mark.proof
 def test_inv_6_each_instant_of_a_run_has_tokens_of_its_own(stage: Stage, replica: Make) -> None:
     """Three instants, all asked for with the same parameters: none is answered with another's snapshot. What the cut
     ones left is not taken up here, since nothing is known of it any more."""
@@ -155,6 +156,7 @@ def test_inv_5_a_lost_answer_of_start_snapshot_makes_no_second_one(stage: Stage,
         web.end(begun, result)
 
 
+@pytest.mark.proof
 def test_however_many_tokens_are_spent_a_later_try_finds_a_free_one(stage: Stage, replica: Make) -> None:
     """Somebody deletes each snapshot right after it was started, and the answers are lost: AWS remembers the tokens."""
     web = replica("copy01")

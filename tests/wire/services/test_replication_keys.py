@@ -63,6 +63,7 @@ def test_another_key_makes_a_new_seed_and_a_key_by_its_alias_is_the_same(copy: R
     kms.delete_alias(AliasName="alias/replicas")
 
 
+@pytest.mark.proof
 def test_a_key_that_is_named_no_more_gives_way_to_the_default_and_so_does_a_default(
     copy: Replica, kms: Any, default_key: Any
 ) -> None:

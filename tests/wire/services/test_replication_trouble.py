@@ -64,8 +64,8 @@ def _track(stage: Stage, server: str, *, on: bool) -> None:
     [
         ("datastore1-01", "nfc", "is served while the VM runs"),
         ("vmfs5-01", "datastore", "is served"),
-        ("nfs-01", "datastore", "is served"),
-        ("vsan-01", "nfc", "no flat files"),
+        pytest.param("nfs-01", "datastore", "is served", marks=pytest.mark.proof),
+        pytest.param("vsan-01", "nfc", "no flat files", marks=pytest.mark.proof),
     ],
 )
 def test_sms_05_each_kind_of_datastore_is_read_as_it_can_be(
@@ -89,7 +89,7 @@ def test_sms_05_each_kind_of_datastore_is_read_as_it_can_be(
         assert delta.blocks_audited == 0
 
 
-@pytest.mark.parametrize("status", [403, 503])
+@pytest.mark.parametrize("status", [pytest.param(403, marks=pytest.mark.proof), 503])
 def test_ranges_refused_in_the_middle_end_in_another_try_or_another_way(
     stage: Stage, replica: Make, status: int
 ) -> None:
@@ -153,6 +153,7 @@ def test_sms_14_a_move_during_the_transfer_ends_that_try_and_says_so(stage: Stag
 # --- the machine --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proof
 def test_a_machine_switched_off_and_on_while_it_is_read(stage: Stage, replica: Make) -> None:
     """The frozen disk stays what it was; the run ends well, or says why not and its next try does."""
     stage.vc.rule(kind="folder", action="unlocked", times=0)
@@ -191,6 +192,7 @@ def test_encryption_switched_on_in_the_account_makes_a_new_seed_that_says_so(sta
         ec2.disable_ebs_encryption_by_default()
 
 
+@pytest.mark.proof
 def test_a_parent_deleted_while_its_child_is_written(stage: Stage, replica: Make) -> None:
     """AWS refuses, or completes a child whose base is gone: either way the target is whole or nothing is recorded."""
     one = replica("nfs-01")

@@ -35,6 +35,10 @@ from .servers import noise
 pytestmark = pytest.mark.wire
 
 BOTH = pytest.mark.parametrize("bucket", ["versions", "no versions"], indirect=True)
+VERSIONS = pytest.mark.parametrize(
+    "bucket", ["versions", pytest.param("no versions", marks=pytest.mark.proof)], indirect=True
+)
+"""Without versions only in ``make proof``: what :data:`BOTH` shows in every run is the same there."""
 
 
 @pytest.fixture
@@ -115,7 +119,7 @@ def journey(stage: Stage, bucket: str) -> Journey:
     return stage.journey("web01", defaults={"launch": "none", "verify": "off"})
 
 
-@BOTH
+@VERSIONS
 def test_inv_1_a_disk_names_the_checksum_and_version_of_its_object(stage: Stage, bucket: str, journey: Journey) -> None:
     heads: list[Any] = []
 
@@ -195,7 +199,7 @@ def test_inv_1_a_disk_swapped_while_its_import_waits_in_aws_leaves_no_image(
     _assert_refused(journey, done, images, "changed while it was imported: ")
 
 
-@BOTH
+@VERSIONS
 def test_inv_1_a_disk_swapped_and_put_back_leaves_no_image(stage: Stage, journey: Journey, tmp_path: Path) -> None:
     """The bytes are right before and after: only its version, or the time, tells that AWS may have read others."""
     images = _images(stage)
@@ -325,7 +329,16 @@ def test_inv_6_an_accepted_import_is_found_again_after_its_disks_were_deleted(st
     assert _events(journey, "source_changed") == []
 
 
-@pytest.mark.parametrize("forgotten", ["all", "verdict", "all, and the ledger is of an older version"])
+@pytest.mark.parametrize(
+    "forgotten",
+    [
+        "all",
+        *(
+            pytest.param(each, marks=pytest.mark.proof)
+            for each in ("verdict", "all, and the ledger is of an older version")
+        ),
+    ],
+)
 def test_inv_6_an_image_that_is_recorded_stays_when_its_checkpoints_are_gone(
     stage: Stage, journey: Journey, forgotten: str
 ) -> None:
@@ -378,7 +391,9 @@ def test_inv_1_an_image_is_recorded_only_if_what_its_import_read_was_compared(st
     record_image(journey.ledger, journey.access, task, journey.import_image(task), ctx)
 
 
-@pytest.mark.parametrize("verify", ["full", "sample:5", "off"])
+@pytest.mark.parametrize(
+    "verify", ["full", *(pytest.param(each, marks=pytest.mark.proof) for each in ("sample:5", "off"))]
+)
 def test_inv_1_a_disk_put_again_before_it_is_read_back_is_refused(stage: Stage, bucket: str, verify: str) -> None:
     """The same bytes are harmless then, and refused all the same: one rule for every step."""
     journey = stage.journey("web01", defaults={"verify": verify})
@@ -394,7 +409,7 @@ def test_inv_1_a_disk_put_again_before_it_is_read_back_is_refused(stage: Stage, 
     assert done.phase == "verify"
 
 
-@BOTH
+@VERSIONS
 @pytest.mark.parametrize("verify", ["full", "sample:100"])
 def test_inv_1_a_disk_swapped_while_it_is_read_back_is_refused(
     stage: Stage, bucket: str, verify: str, tmp_path: Path

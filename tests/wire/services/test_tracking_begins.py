@@ -89,6 +89,7 @@ def test_a_try_cut_short_after_tracking_began_is_followed_by_one_that_knows(stag
     assert [taken.tracked_from_here for taken in (*tries, after)] == [True, True, False]
 
 
+@pytest.mark.proof
 def test_inv_3_tracking_that_is_on_and_has_not_begun_is_not_believed(stage: Stage, web: Replica) -> None:
     """Turned on by an administrator, or by a run that ended before its snapshot: it takes effect with ours."""
     with stage.connect() as session:
@@ -192,6 +193,7 @@ def test_inv_3_a_map_that_calls_data_unused_is_not_believed(stage: Stage, web: R
     assert seed.bytes_read == seed.lineage.capacity + seed.blocks_audited * BLOCK
 
 
+@pytest.mark.proof
 def test_inv_3_where_the_map_cannot_be_told_or_means_nothing_all_is_read(stage: Stage) -> None:
     with replica(stage, "thin02") as one:
         on_nfs = one.run().disks[0]

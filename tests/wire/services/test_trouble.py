@@ -368,7 +368,20 @@ TABLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", TABLE, ids=str)
+SAMPLE = frozenset({
+    "unknown VM", "one of two by its path", "bad vCenter password", "vCenter's certificate", "privilege missing",
+    "full datastore", "quiesce fails, required", "answer lost", "no permission", "session expires", "lease dies",
+    "body cut", "grain corrupt always", "VM moved", "datastore fills up", "snapshot removed by someone",
+    "S3 throttles", "part fails, then not", "part fails for good", "storage refused", "completion's answer lost",
+    "removal's answer lost", "removal wants consolidation", "read-back cut", "object gone", "import ends deleted",
+    "submission's answer lost", "report fails, then not", "no capacity once", "launch's answer lost",
+})  # fmt: skip
+"""Of each phase what gets through and what fails, and of each way to fail one. ``make proof`` runs the whole table."""
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=() if row.fault in SAMPLE else pytest.mark.proof) for row in TABLE], ids=str
+)
 def test_trouble(stage: Stage, row: Row) -> None:
     stage.vc.reset_counters()
     stage.aws.control("DELETE", "counters")
@@ -422,3 +435,4 @@ def _unused(rows: list[Row]) -> Iterator[str]:
 
 def test_rows_are_told_apart() -> None:
     assert list(_unused(TABLE)) == []
+    assert {row.fault for row in TABLE} >= SAMPLE

@@ -245,9 +245,9 @@ def test_a_machine_that_came_onto_the_network_since_stops_the_next_write(sites: 
 def test_the_look_finds_everything_that_is_in_the_way(sites: Sites, journey: Journey) -> None:
     """Each finding says what, why and what to do."""
     sites.hcx.set_mon(journey.look().extension_id, on=True)
+    sites.here.put_segment(HERE, display_name="VLAN-100", advanced_config={"connectivity": "OFF"})
     sites.there.put_segment("/infra/segments/other", gateway="10.1.2.129/25", connectivity_path="/infra/tier-1s/mgw")
     sites.there.put_segment(THERE, display_name="web", gateway="10.1.2.254/24", connectivity_path="/infra/tier-1s/cgw")
-    sites.here.put_segment(HERE, display_name="VLAN-100", advanced_config={"connectivity": "OFF"})
     found = {each.code for each in journey.look().findings if each.severity == "error"}
     assert found >= {"network.mon", "network.routed", "network.gateway", "network.name", "network.source_off"}
     sites.hcx.settings(extensions="network")

@@ -22,7 +22,7 @@ from wavelift.ledger import Ledger, replication_runs
 from wavelift.operators._keys import PLACE_KEY
 from wavelift.operators._liveness import ENDED_STATES, AirflowLiveness, Entry, MappedGroup
 from wavelift.operators.control.slots import ReserveOperator
-from wavelift.rules.flows import FLOWS, SlotKind
+from wavelift.rules.flows import FLOWS, LIVE, SlotKind
 from wavelift.rules.queue import Priority
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.common import frozen
@@ -369,3 +369,42 @@ def test_amp_07_a_replica_s_conversion_shows_its_progress(tmp_path: Path, monkey
         )
         shown = within(ledger.read(), replication_runs.get, known.id)
     assert (shown.status, shown.progress_pct) == ("Converting: converting", 28)
+
+
+class LiveTi:
+    """Of a task that asks about a live run: its tasks hold the slots of all servers together."""
+
+    def __init__(self, **states: str | None) -> None:
+        self.states = states
+
+    def get_task_states(self, *, dag_id: str, run_ids: list[str], task_ids: list[str]) -> Any:
+        found = {step.task_id: "success" for step in LIVE.steps if step.holds} | self.states
+        return {run_ids[0]: {name: state for name, state in found.items() if name in task_ids}}
+
+
+@pytest.mark.parametrize("kind", [SlotKind.HCX_MANAGER, SlotKind.HCX_MESH, SlotKind.HCX_SERIAL])
+@pytest.mark.parametrize(
+    ("states", "freed"),
+    [
+        ({}, True),
+        ({"follow": "failed", "moved": "upstream_failed"}, True),
+        ({"follow": "deferred", "moved": None}, False),
+        ({"reserve": None}, False),
+        ({"start": "up_for_retry"}, False),
+        ({"follow": "restarting"}, False),
+    ],
+    ids=["all ended", "it failed", "HCX is followed", "it was cleared", "it is tried again", "cleared while it ran"],
+)
+def test_inv_8_a_live_run_holds_its_slots_until_all_its_tasks_have_ended(
+    kind: SlotKind, states: dict[str, str | None], freed: bool
+) -> None:
+    context: Any = {"ti": LiveTi(**states)}
+    held = ["erp.live/run/a", "erp.live/run/b", "erp.live/run/"]
+    assert list(AirflowLiveness(context).ended(DagRun("erp.live", "run"), held, kind)) == (held if freed else [])
+
+
+def test_inv_8_a_live_run_of_which_airflow_does_not_tell_all_holds_its_slots() -> None:
+    ti = LiveTi()
+    ti.get_task_states = lambda **_: {"run": {"reserve": "success"}}  # type: ignore[method-assign]
+    context: Any = {"ti": ti}
+    assert AirflowLiveness(context).ended(DagRun("erp.live", "run"), ["erp.live/run/a"], SlotKind.HCX_MESH) == ()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wavelift.base.errors import SpecError
 from wavelift.rules.environment import PRINCIPALS
+from wavelift.rules.flows import LIVE, MIGRATE
 from wavelift.rules.hcx_environment import AnyEnvironment
 from wavelift.rules.hcx_wave import over
 from wavelift.rules.live_plans import ResolvedLive
@@ -187,7 +188,7 @@ def in_ec2(loaded: AnyLoaded) -> LoadedWave:
     if isinstance(loaded, LoadedLive):
         raise SpecError(
             "The wave is of 'method: hcx': its servers do not land in EC2",
-            next_step=f"Start {loaded.wave.wave}.live, or `wavelift live start {loaded.wave.wave}`",
+            next_step=f"Start {LIVE.dag_id(loaded.wave.wave)}, or `wavelift live start {loaded.wave.wave}`",
             wave=loaded.wave.wave,
         )
     return loaded
@@ -198,7 +199,7 @@ def by_hcx(loaded: AnyLoaded) -> LoadedLive:
     if isinstance(loaded, LoadedWave):
         raise SpecError(
             "The wave is not of 'method: hcx': its servers land in EC2",
-            next_step=f"Start {loaded.wave.wave}.migrate, or write a wave with 'method: hcx'",
+            next_step=f"Start {MIGRATE.dag_id(loaded.wave.wave)}, or write a wave with 'method: hcx'",
             wave=loaded.wave.wave,
         )
     return loaded

@@ -37,7 +37,7 @@ SUFFIX: Final = re.compile(rf"({'|'.join(re.escape(flow.suffix) for flow in FLOW
 TASK: Final = re.compile(
     rf"\bserver\.({'|'.join(step.name for flow in FLOWS for step in flow.steps if step.per_server)})\b"
 )
-MODULES: Final = ("connector.cutover",)
+MODULES: Final = ("connector.cutover", "connector.live")
 """Modules that are called as a DAG's suffix."""
 OF_HCX: Final = {SlotKind.HCX_MANAGER, SlotKind.HCX_MESH, SlotKind.HCX_SERIAL}
 HELD: Final[dict[Flow, set[SlotKind]]] = {TEST: set(), LIVE: OF_HCX, NETWORK: set()}

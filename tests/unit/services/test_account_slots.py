@@ -15,7 +15,7 @@ from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger, migrations
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import standing
-from wavelift.rules.flows import FLOWS, TEST, SlotKind, tasks_holding
+from wavelift.rules.flows import FLOWS, LIVE, TEST, SlotKind, tasks_holding
 from wavelift.rules.queue import Priority
 from wavelift.services.common.line import ANOTHER, lines
 from wavelift.services.common.slots import (
@@ -121,13 +121,14 @@ def test_inv_8_what_a_deleted_run_or_an_ended_task_holds_is_free(ledger: Ledger,
 
 def test_inv_8_every_kind_is_held_by_a_step_of_every_flow() -> None:
     """Or nobody could tell that its holder has ended."""
+    of_hcx = {SlotKind.HCX_MANAGER, SlotKind.HCX_MESH, SlotKind.HCX_SERIAL}
     for flow in FLOWS:
         if flow is TEST:  # it moves nothing
             continue
-        for kind in SlotKind:
+        for kind in of_hcx if flow is LIVE else set(SlotKind) - of_hcx:
             assert tasks_holding(kind) & {step.task_id for step in flow.steps}, (flow.name, kind)
         held = {step.task_id for step in flow.steps if step.per_server}
-        assert held <= tasks_holding(SlotKind.ACCOUNT)
+        assert flow is LIVE or held <= tasks_holding(SlotKind.ACCOUNT)
 
 
 def test_sms_10_it_is_told_from_four_fifths_of_the_limit_on(ledger: Ledger) -> None:

@@ -354,9 +354,10 @@ def test_without_the_right_in_the_environment_a_route_of_a_wave_changes_nothing(
     with stage.desk.ledger.read() as tx:
         told = events.list_events(tx, object_kind="environment")[-1]
     assert (told.action, told.object_id, told.actor) == ("authority.refused", "lab", "ana")
-    cuts_over = any(dag == CUTOVER for _, dag in RIGHTS[name].rights)
+    cuts_over = any(dag in (CUTOVER, NETWORK) for _, dag in RIGHTS[name].rights)
     wanted = "administer" if name in ADMINISTERING else "cut_over" if cuts_over else "migrate"
-    assert (told.details["link"], told.details["action"], told.details["wave"]) == ("environment", wanted, "erp")
+    of = "web" if any(dag == NETWORK for _, dag in RIGHTS[name].rights) else "erp"
+    assert (told.details["link"], told.details["action"], told.details["wave"]) == ("environment", wanted, of)
 
 
 @pytest.mark.parametrize("name", OF_WAVES)

@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, get_args
 
 from tests.contexts import HandClock, run_context
 
 from wavelift.adapters.hcx.transport import SYSTEM, HcxAccess
 from wavelift.adapters.nsx.access import NsxAccess, connect
+from wavelift.base.placement import NetworkUse
 from wavelift.base.rest import RestClient, RestPlace
 from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.network import NetworkSpec
 from wavelift.services.dataplane.network_act import Sites, act, finish, job_of
-from wavelift.services.dataplane.network_look import look
+from wavelift.services.dataplane.network_look import look, refuse_blocked, refuse_unfinishable
 from wavelift.services.dataplane.network_messages import (
     Acted,
     Direction,
@@ -102,14 +104,19 @@ class Journey:
     ended_ordered: Any = None
     job: str = ""
     clear_number: int = 0
+    used: tuple[NetworkUse, ...] = ()
+    """What is on the source network."""
 
     def ctx(self, task: str) -> RunContext:
         return run_context(RUN, clock=self.clock, checkpoints=self.tasks.setdefault(task, MemoryCheckpoints()))
 
-    def look(self, mode: str = "cutover", uses: Any = ()) -> Looked:
+    def uses(self) -> Any:
+        return self.used
+
+    def look(self, mode: str = "cutover") -> Looked:
         recorded = self.looked.extension if self.looked is not None and mode == "finish" else None
         order = LookOrder(place=self.place, mode=mode, extension=recorded)
-        found = look(order, self.sites, lambda: uses, self.ctx("look"))
+        found = look(order, self.sites, self.uses, self.ctx("look"))
         if mode != "finish":
             self.looked = found
         return found
@@ -149,11 +156,12 @@ class Journey:
             self.ended_ordered = self.clock.now()
         order, task = self.order(step, direction), f"{direction}.{step}.{self.clear_number}"
         for _ in range(MOST_CALLS):
+            ctx = self.ctx(task)
             try:
-                found = act(order, self.sites, self.ctx(task))
+                found = act(order, self.sites, ctx, clear=partial(refuse_blocked, order, self.sites, self.uses, ctx))
             finally:
                 if direction == "forward":
-                    self.job = job_of(order, self.ctx(task)) or self.job
+                    self.job = job_of(order, ctx) or self.job
             if isinstance(found, Acted):
                 if (step, direction) == ("extension", "forward"):
                     self.ended_ordered = None  # its row is settled: HCX has ended
@@ -178,7 +186,9 @@ class Journey:
             cutover="net-1", place=self.place, records=self.looked.records, destination=destination, digest="d"
         )
         for _ in range(MOST_CALLS):
-            found = finish(order, self.sites, self.ctx("finish"))
+            ctx = self.ctx("finish")
+            clear = partial(refuse_unfinishable, order, self.sites, self.uses, ctx)
+            found = finish(order, self.sites, ctx, clear=clear)
             if isinstance(found, Finished):
                 return found
             self.wait(found)

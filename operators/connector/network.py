@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from airflow.sdk.exceptions import AirflowRescheduleException
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from wavelift.base.placement import NetworkUse
     from wavelift.services.dataplane.network_act import Sites
-    from wavelift.services.dataplane.network_messages import LookOrder, NetworkPlace
+    from wavelift.services.dataplane.network_messages import NetworkPlace
     from wavelift.services.dataplane.steps.step import Waiting
 
 LOOK_SECONDS: Final = 10
@@ -83,6 +84,28 @@ class NetworkQueueOperator(ConnectorOperator):
                 else None,
             )
 
+    def uses(self, place: NetworkPlace, *, gone_ok: bool) -> Sequence[NetworkUse]:
+        """All cards on the source network, of each vCenter of the site that has it; the one that HCX serves is first.
+
+        :param gone_ok: it may be deleted already.
+        :raises NotFoundError: the vCenter that HCX serves does not have it.
+        """
+        from wavelift.adapters.vsphere.networks import cards_on
+        from wavelift.adapters.vsphere.places import read_places
+        from wavelift.base.errors import NotFoundError
+
+        source, found = place.environment.source, []
+        for connection in dict.fromkeys((source.connection, *source.vcenters)):
+            with self.vcenter(connection) as session:
+                try:
+                    network = read_places(session).network(place.network.source.network)
+                except NotFoundError:
+                    if connection == source.connection and not gone_ok:
+                        raise
+                    continue
+                found.append(cards_on(session, network))
+        return found
+
     def look_again(self, waiting: Waiting) -> NoReturn:
         """Give the worker back until the next look."""
         self.log.info("waits %s", waiting.words)
@@ -111,25 +134,12 @@ class LookNetworkOperator(NetworkQueueOperator):
         order = LookOrder.load(self.order)
         self.granted(context, order.place, order.token, plan=order.place.digest)
         with self.sites(order.place) as sites:
-            looked = look(order, sites, lambda: self._uses(order), self.server_context(context))
+            gone_ok = order.mode == "finish"  # an earlier try may have deleted it
+            uses = partial(self.uses, order.place, gone_ok=gone_ok)
+            looked = look(order, sites, uses, self.server_context(context))
         for each in looked.findings:
             self.log.info("%s: %s. %s", each.severity, each.what, each.next_action)
         return looked.dump()
-
-    def _uses(self, order: LookOrder) -> Sequence[NetworkUse]:
-        from wavelift.adapters.vsphere.networks import cards_on
-        from wavelift.adapters.vsphere.places import read_places
-        from wavelift.base.errors import NotFoundError
-
-        name = order.place.network.source.network
-        with self.vcenter(order.place.environment.source.connection) as session:
-            try:
-                network = read_places(session).network(name)
-            except NotFoundError:
-                if order.mode != "finish":
-                    raise
-                return ()  # an earlier try deleted it
-            return (cards_on(session, network),)
 
 
 class ActNetworkOperator(NetworkQueueOperator):
@@ -156,6 +166,7 @@ class ActNetworkOperator(NetworkQueueOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.base.errors import GrantError
         from wavelift.services.dataplane.network_act import act, job_of
+        from wavelift.services.dataplane.network_look import refuse_blocked
         from wavelift.services.dataplane.network_messages import JOB_KEY, Acted, NetworkOrder
 
         order = NetworkOrder.load(self.order)
@@ -173,7 +184,8 @@ class ActNetworkOperator(NetworkQueueOperator):
         ctx = self.server_context(context)
         try:
             with self.sites(order.place) as sites:
-                found = act(order, sites, ctx)
+                uses = partial(self.uses, order.place, gone_ok=False)
+                found = act(order, sites, ctx, clear=partial(refuse_blocked, order, sites, uses, ctx))
         finally:
             # Also after an error: the way back waits for what HCX may still be doing.
             if (job := job_of(order, ctx)) and self.direction == "forward":
@@ -228,14 +240,18 @@ class FinishNetworkOperator(NetworkQueueOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.services.dataplane.network_act import finish
+        from wavelift.services.dataplane.network_look import refuse_unfinishable
         from wavelift.services.dataplane.network_messages import Finished, FinishOrder
 
         order = FinishOrder.load(self.order)
         self.grant_issuer = self.ordered_by
         self.granted(context, order.place, order.token, plan=order.bound, about=order.cutover)
         self.must_not_be_cleared(context, order.clear_number, issuer=self.ordered_by)
+        ctx = self.server_context(context)
         with self.sites(order.place) as sites:
-            found = finish(order, sites, self.server_context(context))
+            uses = partial(self.uses, order.place, gone_ok=True)
+            clear = partial(refuse_unfinishable, order, sites, uses, ctx)
+            found = finish(order, sites, ctx, clear=clear)
         if isinstance(found, Finished):
             return found.dump()
         self.look_again(found)

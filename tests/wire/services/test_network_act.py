@@ -10,6 +10,7 @@ from tests.network_journey import Journey, opened, place
 from tests.wire.simulators_hcx.conftest import HERE, PREFIX, Sites, running, sites
 
 from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.placement import CardOnNetwork, NetworkUse, SiteNetwork
 from wavelift.services.dataplane.steps.step import ChangedElsewhere
 
 __all__ = ["running", "sites"]
@@ -25,6 +26,34 @@ def journey(sites: Sites) -> Iterator[Journey]:
 
     with opened(sites.hcx, sites.there, sites.here) as both:
         yield Journey(both, place(), tick)
+
+
+def occupied(*names: str) -> tuple[NetworkUse, ...]:
+    network = SiteNetwork(
+        moref="network-9",
+        name="VLAN-100",
+        path="/DC0/network/VLAN-100",
+        data_centre="DC0",
+        data_centre_moref="datacenter-2",
+        kind="Network",
+        ids=("network-9",),
+    )
+    cards = tuple(
+        CardOnNetwork(
+            vm=f"vm-{number}",
+            name=name,
+            path=f"/DC0/vm/{number}/{name}",
+            power="poweredOff",
+            template=False,
+            key=4000,
+            label="Network adapter 1",
+            mac=f"00:50:56:01:02:{number:02x}",
+            connected=False,
+            start_connected=True,
+        )
+        for number, name in enumerate(names)
+    )
+    return (NetworkUse(network=network, cards=cards),)
 
 
 def routing(sites: Sites) -> list[str]:
@@ -53,6 +82,41 @@ def test_hcx_07_the_way_back_restores_all_three(sites: Sites, journey: Journey) 
     assert extension.extension_id not in ("", looked.extension_id)
     assert source.state == looked.source
     assert routing(sites) == [HERE]
+
+
+def test_what_came_in_the_way_since_the_look_is_found_before_the_first_write(sites: Sites, journey: Journey) -> None:
+    """The plan waits for approval for days, and somebody puts a VM on the network meanwhile."""
+    journey.look()
+    journey.used = occupied("late")
+    with pytest.raises(PermanentError, match="1 network cards are on the source network: late"):
+        journey.act("source", "forward")
+    assert routing(sites) == [HERE]
+    assert sites.here.segment(HERE)["advanced_config"]["connectivity"] == "ON"
+    journey.used = ()
+    journey.forward()
+    assert routing(sites) == [THERE]
+
+
+def test_a_vm_that_comes_onto_the_network_in_mid_sequence_is_found_before_the_extension_ends(
+    sites: Sites, journey: Journey
+) -> None:
+    journey.look()
+    journey.act("source", "forward")
+    journey.used = occupied("late")
+    with pytest.raises(PermanentError, match="late"):
+        journey.act("extension", "forward")
+    assert "hcx.Unextend" not in sites.hcx.counters()
+    journey.back()
+    assert routing(sites) == [HERE]
+
+
+def test_what_comes_once_the_extension_is_ended_keeps_nobody_from_going_on(sites: Sites, journey: Journey) -> None:
+    journey.look()
+    journey.act("source", "forward")
+    journey.act("extension", "forward")
+    journey.used, journey.clear_number = occupied("late"), 1
+    journey.forward()
+    assert routing(sites) == [THERE]
 
 
 def test_each_order_may_be_repeated(sites: Sites, journey: Journey) -> None:
@@ -112,6 +176,9 @@ def test_both_generations_and_an_extension_that_lingers(sites: Sites, journey: J
 def test_a_segment_that_somebody_changed_since_is_left_alone(sites: Sites, journey: Journey) -> None:
     journey.look()
     sites.here.put_segment(HERE, gateway="10.1.2.254/24")
+    with pytest.raises(PermanentError, match="gateway of the source segment is 10.1.2.254/24"):
+        journey.act("source", "forward")
+    journey.tasks["forward.source.0"].set("clear.source.0", True)  # changed even later
     with pytest.raises(ChangedElsewhere):
         journey.act("source", "forward")
     assert sites.here.segment(HERE)["advanced_config"]["connectivity"] == "ON"
@@ -173,6 +240,18 @@ def test_finish_waits_for_ports_and_deletes_and_renames(sites: Sites, journey: J
     assert done.renamed == "web"
     assert [each["path"] for each in sites.here.segments()] == []
     assert sites.there.segment(THERE)["display_name"] == "web"
+
+
+def test_finish_deletes_nothing_while_a_machine_is_on_the_source_network(sites: Sites, journey: Journey) -> None:
+    """One that is off may have no port in NSX; the look before the approval did not see it."""
+    journey.look()
+    journey.forward()
+    for port in sites.here.control("GET", f"ports?segment={HERE}"):
+        sites.here.remove_port(HERE, port["id"])
+    journey.used = occupied("late")
+    with pytest.raises(PermanentError, match="late"):
+        journey.finish()
+    assert sites.here.segment(HERE)
 
 
 def test_finish_deletes_nothing_while_the_destination_does_not_route(sites: Sites, journey: Journey) -> None:

@@ -5,6 +5,7 @@ A person's change is not made here: it is read back where something can read it,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -39,6 +40,8 @@ WITHIN: Final[dict[StepName, timedelta]] = {
 """How long a step may take until its place shows it. HCX makes and ends extensions in minutes."""
 EMPTY_WITHIN: Final = timedelta(minutes=60)
 """How long ports may linger on a source segment whose machines are gone."""
+Clear = Callable[[], None]
+"""Looks whether something came in the way since the plan was made and approved. It raises PermanentError then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +61,19 @@ class Sites:
         return source_side(place.network, nsx=self.source_nsx, webhook=self.webhook, cutover=cutover)
 
 
-def act(order: NetworkOrder, sites: Sites, ctx: RunContext) -> Acted | Waiting:
+def act(order: NetworkOrder, sites: Sites, ctx: RunContext, *, clear: Clear) -> Acted | Waiting:
     """Carry out an order, as far as it goes now. Call it again later when it waits; it may be repeated as often as
     needed.
 
+    :param clear: asked once per order, before the source is disconnected and before the extension is ended.
     :raises ChangedElsewhere: somebody else changed a place. Nothing was written to it.
-    :raises PermanentError: it would let both sides route the network; HCX or NSX could not do it; it takes too long.
+    :raises PermanentError: something is in the way; it would let both sides route the network; HCX or NSX could not do
+        it; it takes too long.
     """
     ctx.cancel.check()
     acting = _Acting(order, sites, ctx)
+    if order.direction == "forward" and order.step != DESTINATION:
+        acting.look_again(clear)
     outcome = acting.back() if order.direction == "back" else acting.forward()
     if isinstance(outcome, Waiting):
         _refuse_late(order, outcome, ctx)
@@ -92,6 +99,13 @@ class _Acting:
         self.ctx.checkpoints.set(_changed(self.order), True)
 
     # Forward
+
+    def look_again(self, clear: Clear) -> None:
+        """Days may lie between the look and the first write: the plan waits for approval."""
+        key = f"clear.{self.order.step}.{self.order.clear_number}"
+        if not self.ctx.checkpoints.get(key):
+            clear()
+            self.ctx.checkpoints.set(key, True)
 
     def forward(self) -> Outcome:
         if self.order.step == SOURCE and self.by_person:
@@ -288,12 +302,14 @@ def _refuse_late(order: NetworkOrder, waiting: Waiting, ctx: RunContext) -> None
 # The end of the way back
 
 
-def finish(order: FinishOrder, sites: Sites, ctx: RunContext) -> Finished | Waiting:
+def finish(order: FinishOrder, sites: Sites, ctx: RunContext, *, clear: Clear) -> Finished | Waiting:
     """Delete the source network, if something here can, and rename the destination's segment.
 
     Nothing is ever forced. What stays is told in words.
 
-    :raises PermanentError: the destination does not route the network; ports stay for too long.
+    :param clear: asked right before the source network is deleted.
+    :raises PermanentError: something is in the way; the destination does not route the network; ports stay for too
+        long.
     """
     ctx.cancel.check()
     network = order.place.network
@@ -308,7 +324,7 @@ def finish(order: FinishOrder, sites: Sites, ctx: RunContext) -> Finished | Wait
     notes: list[str] = []
     deleted = False
     if network.source.segment is not None and network.source.disconnect.by in ("nsx", "vmc", "person"):
-        waiting = _delete(order, sites, ctx)
+        waiting = _delete(order, sites, ctx, clear)
         if waiting is not None:
             return waiting
         deleted = True
@@ -329,7 +345,7 @@ def finish(order: FinishOrder, sites: Sites, ctx: RunContext) -> Finished | Wait
     )
 
 
-def _delete(order: FinishOrder, sites: Sites, ctx: RunContext) -> Waiting | None:
+def _delete(order: FinishOrder, sites: Sites, ctx: RunContext, clear: Clear) -> Waiting | None:
     """None: the source segment is gone."""
     network = order.place.network
     if sites.source_nsx is None or network.source.segment is None:
@@ -348,6 +364,7 @@ def _delete(order: FinishOrder, sites: Sites, ctx: RunContext) -> Waiting | None
     ports = here.ports(found.path)
     if ports:
         return _empty(order, f"{len(ports)} ports, such as {ports[0].name}", ctx)
+    clear()
     try:
         here.delete(found.path)
     except (StillAttachedError, PendingDeleteError) as error:

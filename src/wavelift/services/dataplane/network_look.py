@@ -6,21 +6,30 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Final
 
-from wavelift.adapters.hcx.extensions import Extension, Extensions
+from wavelift.adapters.hcx.extensions import Extension, Extensions, read_extension
 from wavelift.adapters.hcx.mobility import Mobility
 from wavelift.adapters.nsx.segments import Segment, Segments
-from wavelift.base.errors import NotFoundError
+from wavelift.base.domain import Finding, Severity
+from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.placement import NetworkUse
 from wavelift.base.run import RunContext
 from wavelift.rules.findings import Findings
 from wavelift.rules.network import NetworkSpec
 from wavelift.rules.network_cutover import DESTINATION, EXTENSION, SOURCE
 from wavelift.services.dataplane.network_act import Sites
-from wavelift.services.dataplane.network_messages import Looked, LookOrder, Occupant
+from wavelift.services.dataplane.network_messages import (
+    FinishOrder,
+    Looked,
+    LookOrder,
+    NetworkOrder,
+    NetworkPlace,
+    Occupant,
+)
 from wavelift.services.dataplane.source_side import CONNECTIVITY, OFF, ON, state_of
 from wavelift.services.dataplane.steps.network import extension_of, identity
 from wavelift.services.dataplane.steps.step import State
 
+SOURCE_OFF: Final = "source_off"
 NAMED: Final = 10
 """Machines that one finding names; of more, the number is told."""
 Uses = Callable[[], Sequence[NetworkUse]]
@@ -36,6 +45,42 @@ def look(order: LookOrder, sites: Sites, uses: Uses, ctx: RunContext) -> Looked:
     used = tuple(uses())
     ctx.cancel.check()
     return looking.finish(used) if order.mode == "finish" else looking.begin(used)
+
+
+def refuse_blocked(order: NetworkOrder, sites: Sites, uses: Uses, ctx: RunContext) -> None:
+    """Before an order goes forward: what was in nobody's way when the plan was made is looked at again. Once the
+    extension is ended, there is nothing left to look at.
+
+    :raises PermanentError: something is in the way now.
+    """
+    place, recorded = order.place, order.befores.get(EXTENSION) or {}
+    if extension_of(Extensions(sites.hcx).list(), str(recorded.get("source", ""))) is None:
+        return
+    found = look(LookOrder(place=place, mode="cutover", extension=recorded), sites, uses, ctx)
+    # That it is disconnected is what the cutover itself does, or a person for it; the steps compare its state.
+    _refuse([each for each in found.findings if each.code != f"network.{SOURCE_OFF}"], place, order.step)
+
+
+def refuse_unfinishable(order: FinishOrder, sites: Sites, uses: Uses, ctx: RunContext) -> None:
+    """Before the source network is deleted.
+
+    :raises PermanentError: something is in the way now.
+    """
+    recorded = identity(read_extension(order.records.get(EXTENSION) or {}))
+    found = look(LookOrder(place=order.place, mode="finish", extension=recorded), sites, uses, ctx)
+    _refuse(found.findings, order.place, "finish")
+
+
+def _refuse(findings: Iterable[Finding], place: NetworkPlace, step: str) -> None:
+    errors = [each for each in findings if each.severity is Severity.ERROR]
+    if errors:
+        raise PermanentError(
+            f"It may not go on: {'; '.join(f'{each.what}. {each.next_action}' for each in errors)}",
+            next_step="This task changed nothing. Remove the causes, then clear the order's task with downstream; or "
+            "go back",
+            network=place.network.network,
+            step=step,
+        )
 
 
 class _Looking:
@@ -175,7 +220,7 @@ class _Looking:
             return
         if source[CONNECTIVITY] != ON:
             self._error(
-                "source_off",
+                SOURCE_OFF,
                 f"The source network is not connected to its router ({source[CONNECTIVITY]})",
                 why="The way back restores what was there before, and nobody routes the network now",
                 do="Connect it, then begin; or revert the cutover that left it so",
@@ -326,8 +371,8 @@ class _Looking:
                     do="Connect their hosts, or remove them from the inventory",
                 )
 
-    def _of_migrations(self, uses: Iterable[NetworkUse]) -> None:
-        ids = sorted({card.vm for use in uses for card in use.cards})
+    def _of_migrations(self, uses: Sequence[NetworkUse]) -> None:
+        ids = sorted({card.vm for use in uses[:1] for card in use.cards})  # of the vCenter that HCX serves
         for each in Mobility(self.sites.hcx).query_entities(ids) if ids else ():
             if not each.phase.over:
                 self._error(

@@ -6,20 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from typing import Any, get_args
 
 from tests.contexts import HandClock, run_context
 
 from wavelift.adapters.hcx.transport import SYSTEM, HcxAccess
 from wavelift.adapters.nsx.access import NsxAccess, connect
-from wavelift.base.placement import NetworkUse
 from wavelift.base.rest import RestClient, RestPlace
 from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.network import NetworkSpec
 from wavelift.services.dataplane.network_act import Sites, act, finish, job_of
-from wavelift.services.dataplane.network_look import look, refuse_blocked, refuse_unfinishable
+from wavelift.services.dataplane.network_look import look, refuse_in_the_way
 from wavelift.services.dataplane.network_messages import (
     Acted,
     Direction,
@@ -104,19 +102,14 @@ class Journey:
     ended_ordered: Any = None
     job: str = ""
     clear_number: int = 0
-    used: tuple[NetworkUse, ...] = ()
-    """What is on the source network."""
 
     def ctx(self, task: str) -> RunContext:
         return run_context(RUN, clock=self.clock, checkpoints=self.tasks.setdefault(task, MemoryCheckpoints()))
 
-    def uses(self) -> Any:
-        return self.used
-
     def look(self, mode: str = "cutover") -> Looked:
         recorded = self.looked.extension if self.looked is not None and mode == "finish" else None
         order = LookOrder(place=self.place, mode=mode, extension=recorded)
-        found = look(order, self.sites, self.uses, self.ctx("look"))
+        found = look(order, self.sites, self.ctx("look"))
         if mode != "finish":
             self.looked = found
         return found
@@ -156,12 +149,12 @@ class Journey:
             self.ended_ordered = self.clock.now()
         order, task = self.order(step, direction), f"{direction}.{step}.{self.clear_number}"
         for _ in range(MOST_CALLS):
-            ctx = self.ctx(task)
             try:
-                found = act(order, self.sites, ctx, clear=partial(refuse_blocked, order, self.sites, self.uses, ctx))
+                ctx = self.ctx(task)
+                found = act(order, self.sites, ctx, free=lambda: refuse_in_the_way(order, self.sites, ctx))  # noqa: B023
             finally:
                 if direction == "forward":
-                    self.job = job_of(order, ctx) or self.job
+                    self.job = job_of(order, self.ctx(task)) or self.job
             if isinstance(found, Acted):
                 if (step, direction) == ("extension", "forward"):
                     self.ended_ordered = None  # its row is settled: HCX has ended
@@ -186,9 +179,7 @@ class Journey:
             cutover="net-1", place=self.place, records=self.looked.records, destination=destination, digest="d"
         )
         for _ in range(MOST_CALLS):
-            ctx = self.ctx("finish")
-            clear = partial(refuse_unfinishable, order, self.sites, self.uses, ctx)
-            found = finish(order, self.sites, ctx, clear=clear)
+            found = finish(order, self.sites, self.ctx("finish"))
             if isinstance(found, Finished):
                 return found
             self.wait(found)
@@ -196,11 +187,11 @@ class Journey:
 
 
 @contextmanager
-def opened(hcx: Any, destination: Any, source: Any = None) -> Iterator[Sites]:
-    """:param hcx, destination, source: simulators; source: an NSX, or None."""
+def opened(hcx: Any, destination: Any, source: Any = None, uses: Callable[[], Any] = tuple) -> Iterator[Sites]:
+    """:param hcx, destination, source: simulators; source: an NSX, or None. :param uses: what is on the network."""
     with client_of_hcx(hcx) as manager, client_of_nsx(destination) as there:
         if source is None:
-            yield Sites(hcx=manager, destination=there)
+            yield Sites(hcx=manager, destination=there, uses=uses)
             return
         with client_of_nsx(source) as here:
-            yield Sites(hcx=manager, destination=there, source_nsx=here)
+            yield Sites(hcx=manager, destination=there, uses=uses, source_nsx=here)

@@ -47,7 +47,9 @@ pytestmark = pytest.mark.unit
 
 READ, TRIGGER = "GET", "POST"
 MIGRATE, REPLICATE, CUTOVER, TEST = "erp.migrate", "erp.replicate", "erp.cutover", "erp.test"
-OF_WAVE: Final = frozenset({MIGRATE, REPLICATE, CUTOVER, TEST})
+NETWORK: Final = "web.network_cutover"
+OF_WAVE: Final = frozenset({MIGRATE, REPLICATE, CUTOVER, TEST, NETWORK})
+"""What asks an environment, too."""
 CATALOG: Final = "server_catalog.hall-a"
 AUDITOR: Final = frozenset({(READ, "audit log"), ("PUT", "connections")})
 """Rights that name no DAG: an administrator's."""
@@ -95,6 +97,15 @@ RIGHTS: Final = {
     "POST /cutovers/{cutover_id}/finalize": change(CUTOVER),
     "POST /cutovers/{cutover_id}/cancel": change(CUTOVER),
     "POST /cutovers/{cutover_id}/confirm": change(CUTOVER, {"step": PERSON}),
+    "GET /networks": Needs(rows="networks"),
+    "GET /network_cutovers": Needs(rows="cutovers"),
+    "GET /network_cutovers/{network_cutover_id}": read(NETWORK),
+    "POST /networks/{network}/cutovers": write(NETWORK, {"mode": "cutover"}),
+    "POST /networks/{network}/cutovers/{dag_run_id}/approval": write(NETWORK, {"answer": "approve"}),
+    "POST /network_cutovers/{network_cutover_id}/revert": change(NETWORK),
+    "POST /network_cutovers/{network_cutover_id}/finish": change(NETWORK),
+    "POST /network_cutovers/{network_cutover_id}/cancel": change(NETWORK),
+    "POST /network_cutovers/{network_cutover_id}/confirm": change(NETWORK, {"step": "source"}),
     "POST /waves/{wave}/tests": write(TEST, {"servers": ["web01"]}),
     "GET /tests": Needs(rows="tests"),
     "POST /tests/{test_id}/end": change(TEST),
@@ -151,7 +162,7 @@ WRITES: Final = [name for name in ROUTES if name.split()[0] not in READING]
 OF_WAVES: Final = [name for name in WRITES if {dag for _, dag in RIGHTS[name].rights} & OF_WAVE]
 STOPPING: Final = (
     *("POST /migrations/{migration_id}/cancel", "POST /jobs/{job_id}/pause", "POST /runs/{run_id}/cancel"),
-    "POST /cutovers/{cutover_id}/cancel",
+    *("POST /cutovers/{cutover_id}/cancel", "POST /network_cutovers/{network_cutover_id}/cancel"),
 )
 OF_THE_CALLER: Final = [name for name in ROUTES if name.startswith(("GET /me", "GET /environments"))]
 TABLES: Final = [table for table in metadata.sorted_tables if table is not principal_group]
@@ -219,6 +230,7 @@ class Stage:
         ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
         ids["server_run_id"] = migration.id
         ids |= {"wave": "erp", "name": "hall-a", "environment": "lab"}
+        ids |= {"network": "web", "network_cutover_id": made.network_cutover}
         return ids | {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
 
     def ask(self, name: str, client: TestClient | None = None, **more: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
@@ -45,7 +45,7 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
     # Users are known by name and group, at the moment of the answer: not by ids that a DAG file fixed. And silence is
     # no yes.
     FIXED_ARGS = [*ApprovalOperator.FIXED_ARGS, "assigned_users", "defaults"]
-    template_inputs = ("question", "subject", "body")
+    template_inputs: ClassVar[tuple[str, ...]] = ("question", "subject", "body")
     question: Any = None
 
     def __init__(self, *, question: Any = None, subject: str, body: str | None = None, **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Protocol
 
 from tests.contexts import HandClock, context_of
@@ -32,6 +33,7 @@ from wavelift.services.dataplane.live_messages import (
     VerifyOrder,
 )
 from wavelift.simulators.hcx import HcxSimulator
+from wavelift.simulators.nsx import NsxSimulator
 from wavelift.simulators.vcenter import VCenterSimulator
 
 __test__ = False
@@ -44,6 +46,7 @@ THERE = "L2E_VLAN-100"
 class World(Protocol):
     source: VCenterSimulator
     destination: VCenterSimulator
+    there: NsxSimulator
     hcx: HcxSimulator
 
 
@@ -131,8 +134,6 @@ class Live:
             return start(order, hcx=hcx, ctx=self.ctx())
 
     def to_follow(self, started: Started, *, hours: float = 1.0) -> FollowOrder:
-        from datetime import timedelta
-
         ids = {one.server: one.migration_id for one in started.servers if one.migration_id}
         return FollowOrder(manager="hcx1", migrations=ids, until=self.clock.now() + timedelta(hours=hours))
 

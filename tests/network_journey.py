@@ -17,7 +17,7 @@ from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.network import NetworkSpec
 from wavelift.services.dataplane.network_act import Sites, act, finish, job_of
-from wavelift.services.dataplane.network_look import look
+from wavelift.services.dataplane.network_look import look, refuse_in_the_way
 from wavelift.services.dataplane.network_messages import (
     Acted,
     Direction,
@@ -106,10 +106,10 @@ class Journey:
     def ctx(self, task: str) -> RunContext:
         return run_context(RUN, clock=self.clock, checkpoints=self.tasks.setdefault(task, MemoryCheckpoints()))
 
-    def look(self, mode: str = "cutover", uses: Any = ()) -> Looked:
+    def look(self, mode: str = "cutover") -> Looked:
         recorded = self.looked.extension if self.looked is not None and mode == "finish" else None
         order = LookOrder(place=self.place, mode=mode, extension=recorded)
-        found = look(order, self.sites, lambda: uses, self.ctx("look"))
+        found = look(order, self.sites, self.ctx("look"))
         if mode != "finish":
             self.looked = found
         return found
@@ -150,7 +150,8 @@ class Journey:
         order, task = self.order(step, direction), f"{direction}.{step}.{self.clear_number}"
         for _ in range(MOST_CALLS):
             try:
-                found = act(order, self.sites, self.ctx(task))
+                ctx = self.ctx(task)
+                found = act(order, self.sites, ctx, free=lambda: refuse_in_the_way(order, self.sites, ctx))  # noqa: B023
             finally:
                 if direction == "forward":
                     self.job = job_of(order, self.ctx(task)) or self.job
@@ -186,11 +187,11 @@ class Journey:
 
 
 @contextmanager
-def opened(hcx: Any, destination: Any, source: Any = None) -> Iterator[Sites]:
-    """:param hcx, destination, source: simulators; source: an NSX, or None."""
+def opened(hcx: Any, destination: Any, source: Any = None, uses: Callable[[], Any] = tuple) -> Iterator[Sites]:
+    """:param hcx, destination, source: simulators; source: an NSX, or None. :param uses: what is on the network."""
     with client_of_hcx(hcx) as manager, client_of_nsx(destination) as there:
         if source is None:
-            yield Sites(hcx=manager, destination=there)
+            yield Sites(hcx=manager, destination=there, uses=uses)
             return
         with client_of_nsx(source) as here:
-            yield Sites(hcx=manager, destination=there, source_nsx=here)
+            yield Sites(hcx=manager, destination=there, uses=uses, source_nsx=here)

@@ -41,7 +41,7 @@ class HcxConnectorOperator(ConnectorOperator):
         from wavelift.airflow.hooks.hcx import HcxHook
 
         self.must_be_granted(hcx_conn_id)
-        with HcxHook(hcx_conn_id).get_conn() as client:
+        with HcxHook(hcx_conn_id).access().client(cancel=self._cancel) as client:
             yield client
 
     def admitted(self, context: Context) -> AdmittedLive:

@@ -6,6 +6,7 @@ of it reaches the ledger.
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -20,13 +21,19 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.base.placement import NetworkUse
+    from wavelift.base.run import RunContext
     from wavelift.services.dataplane.network_act import Sites
-    from wavelift.services.dataplane.network_messages import LookOrder, NetworkPlace
+    from wavelift.services.dataplane.network_messages import Acted, NetworkOrder, NetworkPlace
     from wavelift.services.dataplane.steps.step import Waiting
 
 LOOK_SECONDS: Final = 10
 """Until the next look at what takes long. Each look starts a process, which costs seconds of a core; while a network is
 moved, nobody routes it."""
+
+
+HERE_SECONDS: Final = 40.0
+"""So long an acting task looks again by itself, before it gives its worker back."""
+PAUSE_SECONDS: Final = 2.0
 
 
 class NetworkQueueOperator(ConnectorOperator):
@@ -52,8 +59,10 @@ class NetworkQueueOperator(ConnectorOperator):
         )
 
     @contextmanager
-    def sites(self, place: NetworkPlace) -> Iterator[Sites]:
+    def sites(self, place: NetworkPlace, *, may_be_gone: bool = False) -> Iterator[Sites]:
         """Clients of all that the network's cutover changes; each connection must be one of the grant.
+
+        :param may_be_gone: an earlier try may have deleted the source network.
 
         :raises SpecError: a connection is missing or wrong.
         """
@@ -75,6 +84,7 @@ class NetworkQueueOperator(ConnectorOperator):
             yield Sites(
                 hcx=opened.enter_context(HcxHook(environment.hcx.connection).get_conn()),
                 destination=opened.enter_context(NsxHook(nsx.connection).get_conn()),
+                uses=lambda: self._uses(place, may_be_gone=may_be_gone),
                 source_nsx=opened.enter_context(NsxHook(environment.source.nsx).get_conn())
                 if environment.source.nsx
                 else None,
@@ -82,6 +92,30 @@ class NetworkQueueOperator(ConnectorOperator):
                 if webhook
                 else None,
             )
+
+    def _uses(self, place: NetworkPlace, *, may_be_gone: bool) -> Sequence[NetworkUse]:
+        """What is on the source network, by every vCenter of the site.
+
+        :param may_be_gone: an earlier try may have deleted it.
+        :raises NotFoundError: the first vCenter, which HCX serves, has no such network.
+        """
+        from wavelift.adapters.vsphere.networks import cards_on
+        from wavelift.adapters.vsphere.places import read_places
+        from wavelift.base.errors import NotFoundError
+
+        source = place.environment.source
+        found = []
+        for number, connection in enumerate((source.connection, *source.vcenters)):
+            self.must_be_granted(connection)
+            with self.vcenter(connection) as session:
+                try:
+                    network = read_places(session).network(place.network.source.network)
+                except NotFoundError:
+                    if number == 0 and not may_be_gone:
+                        raise
+                    continue
+                found.append(cards_on(session, network))
+        return found
 
     def look_again(self, waiting: Waiting) -> NoReturn:
         """Give the worker back until the next look."""
@@ -110,26 +144,11 @@ class LookNetworkOperator(NetworkQueueOperator):
 
         order = LookOrder.load(self.order)
         self.granted(context, order.place, order.token, plan=order.place.digest)
-        with self.sites(order.place) as sites:
-            looked = look(order, sites, lambda: self._uses(order), self.server_context(context))
+        with self.sites(order.place, may_be_gone=order.mode == "finish") as sites:
+            looked = look(order, sites, self.server_context(context))
         for each in looked.findings:
             self.log.info("%s: %s. %s", each.severity, each.what, each.next_action)
         return looked.dump()
-
-    def _uses(self, order: LookOrder) -> Sequence[NetworkUse]:
-        from wavelift.adapters.vsphere.networks import cards_on
-        from wavelift.adapters.vsphere.places import read_places
-        from wavelift.base.errors import NotFoundError
-
-        name = order.place.network.source.network
-        with self.vcenter(order.place.environment.source.connection) as session:
-            try:
-                network = read_places(session).network(name)
-            except NotFoundError:
-                if order.mode != "finish":
-                    raise
-                return ()  # an earlier try deleted it
-            return (cards_on(session, network),)
 
 
 class ActNetworkOperator(NetworkQueueOperator):
@@ -155,7 +174,7 @@ class ActNetworkOperator(NetworkQueueOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.base.errors import GrantError
-        from wavelift.services.dataplane.network_act import act, job_of
+        from wavelift.services.dataplane.network_act import job_of
         from wavelift.services.dataplane.network_messages import JOB_KEY, Acted, NetworkOrder
 
         order = NetworkOrder.load(self.order)
@@ -173,7 +192,7 @@ class ActNetworkOperator(NetworkQueueOperator):
         ctx = self.server_context(context)
         try:
             with self.sites(order.place) as sites:
-                found = act(order, sites, ctx)
+                found = self._act(order, sites, ctx)
         finally:
             # Also after an error: the way back waits for what HCX may still be doing.
             if (job := job_of(order, ctx)) and self.direction == "forward":
@@ -182,6 +201,20 @@ class ActNetworkOperator(NetworkQueueOperator):
             self.log.info("%s %s: %s %s", self.step, self.direction, found.state, found.note)
             return found.dump()
         self.look_again(found)
+
+    def _act(self, order: NetworkOrder, sites: Sites, ctx: RunContext) -> Acted | Waiting:
+        """What takes moments is waited for here: nobody routes meanwhile, and a new process costs seconds."""
+        from wavelift.services.dataplane.network_act import act
+        from wavelift.services.dataplane.network_look import refuse_in_the_way
+        from wavelift.services.dataplane.network_messages import Acted
+
+        ends = time.monotonic() + HERE_SECONDS
+        while True:
+            found = act(order, sites, ctx, free=lambda: refuse_in_the_way(order, sites, ctx))
+            if isinstance(found, Acted) or time.monotonic() >= ends:
+                return found
+            self.log.info("waits %s", found.words)
+            ctx.cancel.wait(PAUSE_SECONDS)
 
 
 class ProbeNetworkOperator(ConnectorOperator):

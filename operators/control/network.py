@@ -134,12 +134,8 @@ class ApproveFinishOperator(ApproveOperator):
     :param looked: what :class:`LookNetworkOperator` returned.
     """
 
-    template_fields = (*ApproveOperator.template_fields, "looked")
+    template_inputs = ("looked",)
     looked: Any
-
-    def __init__(self, *, looked: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.looked = looked
 
     def asked(self, context: Context) -> Question:
         from wavelift.services.dataplane.network_messages import Looked

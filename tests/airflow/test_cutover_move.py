@@ -134,7 +134,8 @@ def test_a_stop_that_is_cleared_alone_after_the_revert_touches_nothing(lab: Lab,
     if known(lab, failed, "switched-b").state is not CutoverState.REVERTED:  # this test runs alone
         test_servers_that_failed_come_back(lab, failed)
     lab.vcenter.set_vm("switched-b", shutdown={"how": "off"})
-    again = lab.clear(failed, ("server.stop_source", 0)).ends("failed")
+    again = lab.clear(failed, ("server.stop_source", 0))
+    assert again.row("stop_source", 0)["state"] == "failed"
     assert "it was reverted" in again.words("stop_source", index=0)
     assert source(lab, "switched-b")["power"] == "poweredOn"
     assert FENCED not in connections(lab, "switched-b")

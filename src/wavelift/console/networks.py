@@ -103,10 +103,10 @@ def _reading(app: FastAPI) -> None:
             page = network_cutovers.list_cutovers(tx, which, limit=query.limit, offset=query.offset)
         return NetworkCutoverPage.of(page, cutovers=[NetworkCutoverRow.of(each) for each in page.items])
 
-    @app.get("/network_cutovers/{cutover_id}")
-    def show_network_cutover(cutover_id: str, user: GetUserDep, ledger: LedgerDep) -> NetworkCutoverDetails:
+    @app.get("/network_cutovers/{network_cutover_id}")
+    def show_network_cutover(network_cutover_id: str, user: GetUserDep, ledger: LedgerDep) -> NetworkCutoverDetails:
         """Everything about one cutover of a network: its steps with their undo, both sides before, its times."""
-        return _details(ledger, _readable(ledger, cutover_id, user))
+        return _details(ledger, _readable(ledger, network_cutover_id, user))
 
 
 def _starting(app: FastAPI) -> None:
@@ -141,32 +141,32 @@ def _starting(app: FastAPI) -> None:
 
 
 def _ending(app: FastAPI) -> None:
-    @app.post("/network_cutovers/{cutover_id}/revert")
+    @app.post("/network_cutovers/{network_cutover_id}/revert")
     def revert_network_cutover(
-        cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
+        network_cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> NetworkCutoverStarted:
         """Go back: the source routes the network again. A run of the network's DAG."""
-        return _end(_changeable(ledger, cutover_id, caller), caller, airflow, "revert")
+        return _end(_changeable(ledger, network_cutover_id, caller), caller, airflow, "revert")
 
-    @app.post("/network_cutovers/{cutover_id}/finish")
+    @app.post("/network_cutovers/{network_cutover_id}/finish")
     def finish_network_cutover(
-        cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
+        network_cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> NetworkCutoverStarted:
         """Give the way back up, after the soak time. A run of the network's DAG."""
-        return _end(_changeable(ledger, cutover_id, caller), caller, airflow, "finish")
+        return _end(_changeable(ledger, network_cutover_id, caller), caller, airflow, "finish")
 
-    @app.post("/network_cutovers/{cutover_id}/cancel")
+    @app.post("/network_cutovers/{network_cutover_id}/cancel")
     def cancel_network_cutover(
-        cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
+        network_cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> NetworkCutoverRow:
         """Go no further: a cutover that touched nothing ends, another one fails and may be reverted."""
-        known = _readable(ledger, cutover_id, caller.user)
+        known = _readable(ledger, network_cutover_id, caller.user)
         caller.require(known.dag_id, Action.CUT_OVER, stops=True)
         clock = SystemClock()
         state = airflow.find_run_state(known.dag_id, known.dag_run_id)
         being_made = state == "" and clock.now() - known.requested_at < MAKING
         over = state in ENDED and not being_made
-        cancelled = requests.cancel(ledger, cutover_id, by=caller.requester.name, clock=clock, over=over)
+        cancelled = requests.cancel(ledger, network_cutover_id, by=caller.requester.name, clock=clock, over=over)
         return NetworkCutoverRow.of(cancelled)
 
 
@@ -181,14 +181,14 @@ def _answering(app: FastAPI) -> None:
         caller.require_where([run], Action.CUT_OVER)
         return answered(run, ASKING, body, caller, ledger, airflow)
 
-    @app.post("/network_cutovers/{cutover_id}/confirm")
+    @app.post("/network_cutovers/{network_cutover_id}/confirm")
     def confirm_network_step(
-        cutover_id: str, body: ConfirmBody, caller: CallerDep, ledger: LedgerDep
+        network_cutover_id: str, body: ConfirmBody, caller: CallerDep, ledger: LedgerDep
     ) -> NetworkStepConfirmed:
         """Say that what a step asks of a person was done, or undone: what it asks now."""
-        _changeable(ledger, cutover_id, caller)
-        step = requests.confirm(ledger, cutover_id, body.step, caller.requester.name, clock=SystemClock())
-        return NetworkStepConfirmed.of(step, **step_fields(step), cutover=cutover_id)
+        _changeable(ledger, network_cutover_id, caller)
+        step = requests.confirm(ledger, network_cutover_id, body.step, caller.requester.name, clock=SystemClock())
+        return NetworkStepConfirmed.of(step, **step_fields(step), cutover=network_cutover_id)
 
 
 def _end(known: NetworkCutover, caller: Caller, airflow: ApiClient, mode: End) -> NetworkCutoverStarted:

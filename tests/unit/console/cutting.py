@@ -9,9 +9,10 @@ from tests.ledgers import within
 from tests.unit.console.test_replication_routes import WAVE
 
 from wavelift.base.run import DagRun, SystemClock
-from wavelift.ledger import Ledger, backups, cutovers, jobs, trials, waves
+from wavelift.ledger import Ledger, backups, cutovers, jobs, network_cutovers, trials, waves
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.rules.cutover import CutoverState, StepState
+from wavelift.rules.network_cutover import NetworkState
 
 CUTOVER_DAG: Final = "erp.cutover"
 SECTION: Final = "cutover: {approval: required, downtime_minutes: 30}\n"
@@ -20,6 +21,7 @@ CUTTABLE: Final = WAVE.replace("servers:\n", f"{SECTION}servers:\n", 1)
 PERSON: Final = "person call them"
 TARGET: Final = {"aws_conn_id": "aws", "region": "eu-central-1", "account": "123456789012"}
 RUN: Final = DagRun(CUTOVER_DAG, "manual__1")
+NETWORK_RUN: Final = DagRun("web.network_cutover", "manual__1")
 CUT: Final = cutovers.cutover_id(f"{RUN.dag_id}/{RUN.dag_run_id}/web01")
 CLOCK: Final = SystemClock()
 
@@ -29,6 +31,7 @@ class Made:
     cutover: str
     test: str
     run: str
+    network_cutover: str
 
 
 def cuttable(desk: Any) -> None:
@@ -103,4 +106,31 @@ def one_of_each(desk: Any) -> Made:
             target=TARGET,
             **common,
         )
-    return Made(cutover=cut.id, test=test.id, run=RUN.dag_run_id)
+    return Made(cutover=cut.id, test=test.id, run=RUN.dag_run_id, network_cutover=network_cutover(desk))
+
+
+def network_cutover(desk: Any) -> str:
+    """One that is under way, and asks a person."""
+    place = desk.specs.network("web")
+    asked = waves.NewWaveRun(
+        run=NETWORK_RUN, wave="network/web", mode="cutover", requested_by="ana", source="api", spec=place.dump()
+    )
+    within(desk.ledger.write(waves.LOCK), waves.freeze_wave_run, asked, clock=CLOCK)
+    with desk.ledger.write(network_cutovers.lock_name("web")) as tx:
+        made = network_cutovers.insert(
+            tx,
+            at=CLOCK.now(),
+            by="ana",
+            run=NETWORK_RUN,
+            run_key=f"{NETWORK_RUN.dag_id}/{NETWORK_RUN.dag_run_id}/web",
+            network="web",
+            environment="lab",
+            state=NetworkState.WAITING,
+            requested_by="ana",
+            prefix="10.1.2.0/24",
+        )
+        step = {"name": "source", "kind": "person", "words": "Cut it", "undo_words": "Join it", "spec": {}}
+        cutovers.plan_steps(tx, network_cutovers.NETWORK_KIND, made.id, [step], at=CLOCK.now())
+        [row] = cutovers.steps_of(tx, network_cutovers.NETWORK_KIND, made.id)
+        cutovers.change_step(tx, row, to=StepState.INTENDED, at=CLOCK.now(), by="ana", before={}, wanted={})
+    return made.id

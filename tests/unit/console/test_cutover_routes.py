@@ -15,7 +15,8 @@ from tests.unit.console.test_replication_routes import ENVIRONMENT, Airflow, Des
 
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.run import DagRun
-from wavelift.console.cutovers import ASKING, OPTIONS
+from wavelift.console.answering import OPTIONS
+from wavelift.console.cutovers import ASKING
 from wavelift.ledger import cutovers, events, jobs, trials
 from wavelift.ledger.cutovers import CUTOVER_KIND, RUN_KIND, run_subject
 from wavelift.rules.cutover import CutoverState, StepState, TrialState
@@ -398,7 +399,7 @@ def test_the_answer_is_one_that_airflow_s_own_route_takes(monkeypatch: pytest.Mo
     monkeypatch.setattr(ApiClient, "call", call)
     client = ApiClient("https://airflow", lambda: "token")
     for option in OPTIONS.values():
-        client.answer("erp.cutover", "on_demand__1", ASKING[0], option)
+        client.answer("erp.cutover", "on_demand__1", next(iter(ASKING.questions)), option)
     for method, path, body in sent:
         place = path.removeprefix("/api/v2")
         [route] = [

@@ -12,9 +12,11 @@ import pytest
 from airflow.configuration import conf
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from tests import network_world
 from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
 from tests.specs import load_texts
+from tests.unit.console.living import live_wave
 
 from wavelift.airflow import config
 from wavelift.airflow.rest import ApiError
@@ -29,14 +31,17 @@ from wavelift.console.gate import Login
 from wavelift.console.progress import _Tasks
 from wavelift.ledger import Ledger, catalog, connectors, events, jobs, replication_runs
 from wavelift.rules.flows import REPLICATE
+from wavelift.rules.live_plans import ResolvedLive
+from wavelift.rules.network_plans import NetworkShape
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.principals import Principals
 from wavelift.rules.replication import JobState, RunState
+from wavelift.services.dataplane.network_messages import NetworkPlace
 from wavelift.services.replication import reserve
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.deletion import complete_deletion
 from wavelift.services.replication.outcome import fail_run, mark_cancelled
-from wavelift.specs import Granting
+from wavelift.specs import Granting, UsableNetwork
 
 pytestmark = pytest.mark.unit
 
@@ -143,8 +148,23 @@ class Specs:
         assert loaded is not None
         return loaded.resolve()
 
+    def live(self, name: str) -> ResolvedLive:
+        if self.broken:
+            raise SpecError(self.broken)
+        return live_wave(name)
+
     def environment_of(self, wave: str) -> str | None:
         return {"erp": "lab"}.get(wave)
+
+    def network(self, name: str) -> NetworkPlace:
+        where = network_world.environment().model_copy(update={"environment": "lab"})
+        return NetworkPlace(network=network_world.spec(), environment=where)
+
+    def networks(self) -> dict[str, UsableNetwork]:
+        return {"web": UsableNetwork(NetworkShape(network="web", environment="lab"))}
+
+    def environment_of_network(self, network: str) -> str | None:
+        return {"web": "lab"}.get(network)
 
     def granting(self, environment: str) -> Granting:
         if self.environment_broken:
@@ -184,7 +204,8 @@ class Rights:
         return self.audit
 
     def get_authorized_dag_ids(self, *, user: Any, method: str) -> set[str]:
-        return {DAG, "erp.migrate", "erp.cutover", "erp.test"} if self.read else set()
+        dags = {DAG, "erp.migrate", "erp.cutover", "erp.test", "erp.live", "web.network_cutover"}
+        return dags if self.read else set()
 
 
 class User:

@@ -584,10 +584,35 @@ def test_the_way_back_knows_what_hcx_may_still_be_doing(world: World) -> None:
     world.admit("back", "revert")
     made = world.order(DESTINATION, "back", "back")
     assert made.job == "job-1"
-    assert made.asked_at == world.known().moment("unextending")
+    assert made.asked_at == world.known().moment("failed")
     acted = world.act(made, "back")
     acted = world.act(world.order(EXTENSION, "back", "back", acted), "back").model_copy(update={"job": "job-of-making"})
     assert world.order(SOURCE, "back", "back", acted).job == "job-1"
+
+
+def test_what_hcx_may_do_late_counts_from_when_it_may_have_been_asked_last(world: World) -> None:
+    """The order lay 20 minutes before a worker took it, HCX's answer was lost, and the task died: were it counted from
+    the order on, the source would route again while HCX still connects the destination."""
+    going(world)
+    acted = world.act(world.order(SOURCE))
+    world.order(EXTENSION, acted=acted)
+    world.clock.sleep(1200)
+    asked = world.clock.now()
+    world.report(words="unextend: it was stopped")
+    world.admit("back", "revert")
+    assert world.order(DESTINATION, "back", "back").asked_at >= asked
+
+
+def test_what_hcx_may_do_late_counts_from_when_the_extension_was_seen_gone(world: World) -> None:
+    going(world)
+    asked = world.order(EXTENSION, acted=world.act(world.order(SOURCE)))
+    world.clock.sleep(1200)
+    gone = world.clock.now()
+    world.order(DESTINATION, acted=world.act(asked))
+    world.clock.sleep(3600)
+    world.report(words="probe: it was stopped")
+    world.admit("back", "revert")
+    assert world.order(DESTINATION, "back", "back").asked_at == gone
 
 
 def test_a_revert_of_what_never_ended_the_extension_looks_at_all_three(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.gateways import GatewayAlarm
@@ -10,6 +11,7 @@ from tests.network_journey import Journey, opened, place
 from tests.wire.simulators_hcx.conftest import HERE, PREFIX, Sites, running, sites
 
 from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.placement import CardOnNetwork, NetworkUse, SiteNetwork
 from wavelift.services.dataplane.steps.step import ChangedElsewhere
 
 __all__ = ["running", "sites"]
@@ -201,3 +203,55 @@ def test_a_lost_answer_asks_hcx_once_and_the_way_back_waits_for_what_may_come(
         return
     journey.forward()
     assert routing(sites) == [THERE]
+
+
+@pytest.mark.parametrize("step", ["source", "extension"])
+def test_a_machine_that_came_onto_the_network_since_stops_the_next_write(sites: Sites, step: str) -> None:
+    """The plan is approved, and then somebody switches a VM on there; all vCenters of the site are asked again."""
+    used: list[Any] = []
+
+    def tick(seconds: float) -> None:
+        for each in (sites.hcx, sites.here, sites.there):
+            each.advance(seconds)
+
+    with opened(sites.hcx, sites.there, sites.here, uses=lambda: tuple(used)) as both:
+        journey = Journey(both, place(), tick)
+        journey.look()
+        if step == "extension":
+            journey.act("source", "forward")
+        network = SiteNetwork(
+            moref="network-o1", name="VLAN-100", path="/dc/network/VLAN-100", kind="OpaqueNetwork", ids=()
+        )
+        card = CardOnNetwork(
+            vm="vm-1",
+            name="late",
+            path="/dc/vm/late",
+            power="poweredOn",
+            template=False,
+            key=4000,
+            label="n",
+            mac="",
+            connected=True,
+            start_connected=True,
+        )
+        used.append(NetworkUse(network=network, cards=(card,)))
+        with pytest.raises(PermanentError, match="late"):
+            journey.act(step, "forward")  # type: ignore[arg-type]
+        assert sites.hcx.counters().get("hcx.Unextend", {}).get("calls", 0) == 0
+        journey.back()
+    assert routing(sites) == [HERE]
+
+
+def test_the_look_finds_everything_that_is_in_the_way(sites: Sites, journey: Journey) -> None:
+    """Each finding says what, why and what to do."""
+    sites.hcx.set_mon(journey.look().extension_id, on=True)
+    sites.here.put_segment(HERE, display_name="VLAN-100", advanced_config={"connectivity": "OFF"})
+    sites.there.put_segment("/infra/segments/other", gateway="10.1.2.129/25", connectivity_path="/infra/tier-1s/mgw")
+    sites.there.put_segment(THERE, display_name="web", gateway="10.1.2.254/24", connectivity_path="/infra/tier-1s/cgw")
+    found = {each.code for each in journey.look().findings if each.severity == "error"}
+    assert found >= {"network.mon", "network.routed", "network.gateway", "network.name", "network.source_off"}
+    sites.hcx.settings(extensions="network")
+    sites.here.delete_segment(HERE)
+    sites.there.delete_segment(THERE)
+    found = {each.code for each in journey.look().findings if each.severity == "error"}
+    assert found >= {"network.destination_missing", "network.source_missing"}

@@ -93,7 +93,7 @@ def _most(ledger: Ledger) -> Counter[tuple[str, str]]:
     return most
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.proof)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         found = f"sqlite:///{tmp_path / 'wavelift.db'}"

@@ -24,6 +24,8 @@ TIER = "/infra/tier-1s/cgw"
 HERE = "/infra/segments/VLAN-100"
 PREFIX = "10.1.2.0/24"
 MIB = 1 << 20
+UUIDS = ("0f7eee74-f50c-5dfd-a8c1-000000000001", "0f7eee74-f50c-5dfd-a8c1-000000000002")
+"""Of the two vCenters."""
 
 
 def vm(name: str, number: int, **fields: Any) -> SimVm:
@@ -130,8 +132,9 @@ def sites(running: Sites) -> Iterator[Sites]:
             vm("cold", 13, power="poweredOff", tools="not_running"),
         ],
         task_seconds=0.01,
+        instance_uuid=UUIDS[0],
     )
-    running.destination.reset([], task_seconds=0.01)
+    running.destination.reset([], task_seconds=0.01, instance_uuid=UUIDS[1])
     running.destination.add_folder("Workloads")
     running.destination.add_pool("Compute")
     running.here.put_segment(

@@ -5,6 +5,7 @@ A person's change is not made here: it is read back where something can read it,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 from wavelift.adapters.nsx.errors import PendingDeleteError, StillAttachedError
 from wavelift.adapters.nsx.segments import Segments
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
+from wavelift.base.placement import NetworkUse
 from wavelift.base.rest import RestClient
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
@@ -29,6 +31,7 @@ from wavelift.services.dataplane.source_side import CONNECTIVITY, OFF, ON, NsxSi
 from wavelift.services.dataplane.steps.network import ASKED, Connectivity, ExtensionRemoved, quiet
 from wavelift.services.dataplane.steps.step import Outcome, Settled, Step, Waiting, apply, undo
 
+Uses = Callable[[], Sequence[NetworkUse]]
 SINCE: Final = "since"
 """Key of the checkpoints: when this order's waiting began."""
 WITHIN: Final[dict[StepName, timedelta]] = {
@@ -46,10 +49,12 @@ class Sites:
     """How both sides are reached. The caller opens and closes them.
 
     :param hcx: the manager. :param destination: its NSX. :param source_nsx, webhook: as the network's file needs them.
+    :param uses: asks every vCenter of the source site what is on the source network.
     """
 
     hcx: RestClient
     destination: RestClient
+    uses: Uses
     source_nsx: RestClient | None = None
     webhook: RestClient | None = None
 
@@ -58,15 +63,17 @@ class Sites:
         return source_side(place.network, nsx=self.source_nsx, webhook=self.webhook, cutover=cutover)
 
 
-def act(order: NetworkOrder, sites: Sites, ctx: RunContext) -> Acted | Waiting:
+def act(order: NetworkOrder, sites: Sites, ctx: RunContext, *, free: Callable[[], None]) -> Acted | Waiting:
     """Carry out an order, as far as it goes now. Call it again later when it waits; it may be repeated as often as
     needed.
 
+    :param free: raises if something is in the way by now. Asked before the source is disconnected, and before the
+        extension is ended: the plan was approved long ago.
     :raises ChangedElsewhere: somebody else changed a place. Nothing was written to it.
     :raises PermanentError: it would let both sides route the network; HCX or NSX could not do it; it takes too long.
     """
     ctx.cancel.check()
-    acting = _Acting(order, sites, ctx)
+    acting = _Acting(order, sites, ctx, free)
     outcome = acting.back() if order.direction == "back" else acting.forward()
     if isinstance(outcome, Waiting):
         _refuse_late(order, outcome, ctx)
@@ -78,8 +85,8 @@ def act(order: NetworkOrder, sites: Sites, ctx: RunContext) -> Acted | Waiting:
 class _Acting:
     """One call."""
 
-    def __init__(self, order: NetworkOrder, sites: Sites, ctx: RunContext) -> None:
-        self.order, self.sites, self.ctx = order, sites, ctx
+    def __init__(self, order: NetworkOrder, sites: Sites, ctx: RunContext, free: Callable[[], None]) -> None:
+        self.order, self.sites, self.ctx, self.free = order, sites, ctx, free
         self.side = sites.source(order.place, order.cutover)
         self.there = NsxSide(sites.destination, order.place.network.destination.segment)
 
@@ -147,6 +154,8 @@ class _Acting:
             )
         if to == ON:
             self._source_may_route()
+        else:
+            self.free()
         if self.side is None:
             return Settled()
         now = self.side.read()
@@ -158,7 +167,9 @@ class _Acting:
         network = self.order.place.network.network
         if name == DESTINATION:
             there = _Noted(self.there, self)
-            return Connectivity(there, name=DESTINATION, to=ON, network=network, guard=self._destination_may_route)
+            return Connectivity(
+                there, name=DESTINATION, to=ON, network=network, guards={ON: self._destination_may_route}
+            )
         if name == EXTENSION:
             record = dict(self.order.records.get(EXTENSION) or {})
             source = (self.order.befores.get(EXTENSION) or {}).get("source")
@@ -167,13 +178,28 @@ class _Acting:
                 self.ctx,
                 source_id=str(source or (self.order.before or {}).get("source", "")),
                 record=record,
-                guards=(self._source_must_be_off, self._destination_must_be_off),
+                guards=(self._may_end, self._destination_must_be_off),
             )
         if self.side is None:
             raise NotFoundError("Nothing can change the source network from here", network=network)
-        return Connectivity(_Noted(self.side, self), name=SOURCE, to=OFF, network=network, guard=self._source_may_route)
+        return Connectivity(
+            _Noted(self.side, self),
+            name=SOURCE,
+            to=OFF,
+            network=network,
+            guards={ON: self._source_may_route, OFF: self._may_begin},
+        )
 
     # Guards: what must hold before a write, by reading it now
+
+    def _may_begin(self) -> Outcome | None:
+        self.free()
+        return None
+
+    def _may_end(self) -> Outcome | None:
+        self._source_must_be_off()
+        self.free()
+        return None
 
     def _source_must_be_off(self) -> Outcome | None:
         """Before HCX connects the destination at the end of the extension, or this does."""

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Final
 
 from wavelift.adapters.hcx.extensions import Extension, Extensions
 from wavelift.adapters.hcx.mobility import Mobility
 from wavelift.adapters.nsx.segments import Segment, Segments
-from wavelift.base.errors import NotFoundError
+from wavelift.base.domain import Severity
+from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.placement import NetworkUse
 from wavelift.base.run import RunContext
 from wavelift.rules.findings import Findings
 from wavelift.rules.network import NetworkSpec
 from wavelift.rules.network_cutover import DESTINATION, EXTENSION, SOURCE
 from wavelift.services.dataplane.network_act import Sites
-from wavelift.services.dataplane.network_messages import Looked, LookOrder, Occupant
+from wavelift.services.dataplane.network_messages import Looked, LookOrder, NetworkOrder, Occupant
 from wavelift.services.dataplane.source_side import CONNECTIVITY, OFF, ON, state_of
 from wavelift.services.dataplane.steps.network import extension_of, identity
 from wavelift.services.dataplane.steps.step import State
 
 NAMED: Final = 10
 """Machines that one finding names; of more, the number is told."""
-Uses = Callable[[], Sequence[NetworkUse]]
-"""What is on the source network, of every vCenter of the site."""
+BY_ITSELF: Final = frozenset({"network.source_off", "network.source_unread"})
+"""Findings that a cutover makes by itself: of no meaning once it has begun."""
 
 
-def look(order: LookOrder, sites: Sites, uses: Uses, ctx: RunContext) -> Looked:
-    """Both sides now, with findings. In mode finish what a cutover changed is as it should be.
+def refuse_in_the_way(order: NetworkOrder, sites: Sites, ctx: RunContext) -> None:
+    """Look once more, right before a write: the plan was approved long ago.
 
-    :param uses: asks the vCenters of the source site.
+    :raises PermanentError: something is in the way by now.
     """
+    found = look(LookOrder(place=order.place, mode="cutover"), sites, ctx)
+    errors = [each for each in found.findings if each.severity is Severity.ERROR and each.code not in BY_ITSELF]
+    if errors:
+        raise PermanentError(
+            f"Something is in the way that was not when it was planned: {'; '.join(each.what for each in errors)}",
+            next_step=errors[0].next_action,
+            network=order.place.network.network,
+            step=order.step,
+        )
+
+
+def look(order: LookOrder, sites: Sites, ctx: RunContext) -> Looked:
+    """Both sides now, with findings. In mode finish what a cutover changed is as it should be."""
     looking = _Looking(order, sites, ctx)
-    used = tuple(uses())
+    used = tuple(sites.uses())
     ctx.cancel.check()
     return looking.finish(used) if order.mode == "finish" else looking.begin(used)
 
@@ -54,7 +68,7 @@ class _Looking:
         extension = self._extension(extensions, uses)
         self._of_source(source, source_segment)
         self._of_destination(destination)
-        self._of_extension(extension, extensions, destination)
+        self._of_extension(extension, extensions)
         occupants = self._occupants(uses)
         self._of_occupants(occupants)
         self._of_vcenters(uses)
@@ -182,6 +196,7 @@ class _Looking:
             )
         if segment is not None:
             self._same_gateway("the source segment", segment.gateways)
+            self._same_name("source", segment, self.network.source.network)
 
     def _of_destination(self, destination: Segment | None) -> None:
         if destination is None:
@@ -193,6 +208,7 @@ class _Looking:
             )
             return
         self._same_gateway("the destination segment", destination.gateways)
+        self._same_name("destination", destination, self.network.destination.network)
         if destination.connectivity != OFF or not destination.unrouted:
             self._error(
                 "destination_on",
@@ -219,9 +235,7 @@ class _Looking:
                     do="Correct the environment's file, or the extension",
                 )
 
-    def _of_extension(
-        self, extension: Extension | None, extensions: Sequence[Extension], destination: Segment | None
-    ) -> None:
+    def _of_extension(self, extension: Extension | None, extensions: Sequence[Extension]) -> None:
         name = self.network.source.network
         if extension is None:
             self._error(
@@ -256,13 +270,6 @@ class _Looking:
                 why=f"The network's file names {wanted.network}",
                 do="Correct 'destination' in the network's file",
             )
-        if destination is not None and extension.destination_name not in ("", destination.name, wanted.network):
-            self._warning(
-                "renamed",
-                f"HCX calls the destination {extension.destination_name}, NSX calls it {destination.name}",
-                why="Somebody renamed it",
-                do="Nothing, if it is the same segment",
-            )
         for other in extensions:
             if other.id != extension.id and self._overlaps(other):
                 self._error(
@@ -287,6 +294,16 @@ class _Looking:
             why=f"The network's file says {self.gateway}: machines keep the gateway that they know",
             do="Correct the file, or that gateway",
         )
+
+    def _same_name(self, side: str, segment: Segment, name: str) -> None:
+        """The environment allows names, and a path is what is changed."""
+        if segment.name != name:
+            self._error(
+                "name",
+                f"The segment {segment.path} of the {side} is called {segment.name}",
+                why=f"The network's file calls it {name}, and the environment's file allows by name",
+                do=f"Correct '{side}.segment' or '{side}.network' in the network's file",
+            )
 
     def _of_occupants(self, occupants: Sequence[Occupant]) -> None:
         left = [each for each in occupants if not each.excepted]

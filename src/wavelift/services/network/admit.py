@@ -87,7 +87,13 @@ def network_grant(place: NetworkPlace, ctx: RunContext) -> dict[str, Any]:
     environment = place.environment
     source, destination = environment.source, environment.destination
     nsx = (source.nsx, destination.nsx.connection if destination.nsx is not None else None)
-    others = (source.connection, destination.connection, *nsx, place.network.source.disconnect.connection)
+    others = (
+        source.connection,
+        *source.vcenters,
+        destination.connection,
+        *nsx,
+        place.network.source.disconnect.connection,
+    )
     return {
         "environment": environment.environment,
         "dag_id": ctx.run.dag_id,

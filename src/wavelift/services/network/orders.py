@@ -358,12 +358,25 @@ def _permit(  # noqa: PLR0913  # all that an order says
         extension_id=known.extension_id,
         source_word=str(spec[SOURCE].get(WORD, "")),
         answered=str(spec[step].get(ANSWERED_BY, "")) if by_person else "",
-        asked_at=known.moment(UNEXTENDING) if direction == "back" else None,
+        asked_at=_asked_at(known, rows[EXTENSION]) if direction == "back" else None,
         job=str(spec[EXTENSION].get(JOB, "")) if direction == "back" else "",
         digest=known.plan_digest,
         clear_number=desk.clear_number,
     )
     return made.model_copy(update={"token": acting_token(place, made.bound, known, ctx, desk)})
+
+
+def _asked_at(known: NetworkCutover, row: StepRow) -> datetime | None:
+    """When the end of the extension was asked of HCX, at the latest; None: it never was.
+
+    An order says only since when it may have been: its task waits for a worker, and asks again what came to nothing. It
+    asks no more once the place was seen as it should be, or the run that goes forward has ended.
+    """
+    ordered = known.moment(UNEXTENDING)
+    if ordered is None:
+        return None
+    seen = known.moment("unextended") if row.state is StepState.SETTLED else None
+    return max(ordered, seen or known.moment("failed") or known.moment("reverting") or ordered)
 
 
 def acting_token(place: NetworkPlace, bound: str, known: NetworkCutover, ctx: RunContext, desk: Desk) -> str:

@@ -38,13 +38,13 @@ class Connectivity(Step):
     """Connect or disconnect a network at one side.
 
     :param name: of the step: ``source`` or ``destination``. :param to: what the cutover makes of it.
-    :param guard: asked before the network is connected there, forward or back.
+    :param guards: what must hold before it is connected there (``ON``), and before it is disconnected (``OFF``).
     """
 
     kind = "network_connectivity"
 
-    def __init__(self, side: Side, *, name: str, to: str, network: str, guard: Guard) -> None:
-        self._side, self._name, self._to, self._network, self._guard = side, name, to, network, guard
+    def __init__(self, side: Side, *, name: str, to: str, network: str, guards: Mapping[str, Guard]) -> None:
+        self._side, self._name, self._to, self._network, self._guards = side, name, to, network, guards
 
     @property
     def name(self) -> str:
@@ -69,7 +69,8 @@ class Connectivity(Step):
         return {**before, CONNECTIVITY: self._to}
 
     def ready(self, now: State, to: State) -> Outcome | None:
-        found = self._guard() if to[CONNECTIVITY] != OFF else None
+        guard = self._guards.get(to[CONNECTIVITY])
+        found = guard() if guard is not None else None
         return found if isinstance(found, Waiting) else None
 
     def change(self, now: State, to: State) -> str:

@@ -77,8 +77,8 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
     def ledger(_: Any) -> Iterator[Any]:
         yield live.ledger
 
-    for kind in (LiveOperator, ApproveOperator):
-        monkeypatch.setattr(kind, "ledger", ledger)
+    for opens in (LiveOperator, ApproveOperator):
+        monkeypatch.setattr(opens, "ledger", ledger)
     for kind in (LiveOperator, ApproveOperator, near.HcxConnectorOperator):
         monkeypatch.setattr(kind, "server_context", lambda self, context, server="": live.ctx(server=server))
     return made

@@ -26,6 +26,7 @@ from starlette.routing import BaseRoute
 from tests.contexts import run_context
 from tests.ledgers import copy_content, ledger_file
 from tests.unit.console.cutting import CUT, PERSON, cuttable, one_of_each
+from tests.unit.console.living import one_live
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, application, desk, import_catalog
 
@@ -46,8 +47,8 @@ __all__ = ["desk"]
 pytestmark = pytest.mark.unit
 
 READ, TRIGGER = "GET", "POST"
-MIGRATE, REPLICATE, CUTOVER, TEST = "erp.migrate", "erp.replicate", "erp.cutover", "erp.test"
-OF_WAVE: Final = frozenset({MIGRATE, REPLICATE, CUTOVER, TEST})
+MIGRATE, REPLICATE, CUTOVER, TEST, LIVE = "erp.migrate", "erp.replicate", "erp.cutover", "erp.test", "erp.live"
+OF_WAVE: Final = frozenset({MIGRATE, REPLICATE, CUTOVER, TEST, LIVE})
 CATALOG: Final = "server_catalog.hall-a"
 AUDITOR: Final = frozenset({(READ, "audit log"), ("PUT", "connections")})
 """Rights that name no DAG: an administrator's."""
@@ -95,6 +96,10 @@ RIGHTS: Final = {
     "POST /cutovers/{cutover_id}/finalize": change(CUTOVER),
     "POST /cutovers/{cutover_id}/cancel": change(CUTOVER),
     "POST /cutovers/{cutover_id}/confirm": change(CUTOVER, {"step": PERSON}),
+    "GET /live": Needs(rows="migrations"),
+    "GET /live/{live_id}": read(LIVE),
+    "POST /waves/{wave}/live": write(LIVE, {"servers": ["db01"], "mode": "migrate"}),
+    "POST /live/{live_id}/cancel": change(LIVE),
     "POST /waves/{wave}/tests": write(TEST, {"servers": ["web01"]}),
     "GET /tests": Needs(rows="tests"),
     "POST /tests/{test_id}/end": change(TEST),
@@ -152,6 +157,7 @@ OF_WAVES: Final = [name for name in WRITES if {dag for _, dag in RIGHTS[name].ri
 STOPPING: Final = (
     *("POST /migrations/{migration_id}/cancel", "POST /jobs/{job_id}/pause", "POST /runs/{run_id}/cancel"),
     "POST /cutovers/{cutover_id}/cancel",
+    "POST /live/{live_id}/cancel",
 )
 OF_THE_CALLER: Final = [name for name in ROUTES if name.startswith(("GET /me", "GET /environments"))]
 TABLES: Final = [table for table in metadata.sorted_tables if table is not principal_group]
@@ -218,7 +224,7 @@ class Stage:
         desk.airflow.triggered.clear()
         ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
         ids["server_run_id"] = migration.id
-        ids |= {"wave": "erp", "name": "hall-a", "environment": "lab"}
+        ids |= {"wave": "erp", "name": "hall-a", "environment": "lab", "live_id": one_live(desk.ledger).id}
         return ids | {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
 
     def ask(self, name: str, client: TestClient | None = None, **more: Any) -> Any:
@@ -317,7 +323,7 @@ def test_without_one_of_its_rights_a_route_refuses(stage: Stage, rights: Rights,
 @pytest.mark.parametrize("name", [name for name in ROUTES if RIGHTS[name].rows and name not in OF_THE_CALLER])
 def test_a_list_leaves_out_what_one_may_not_read(stage: Stage, rights: Rights, name: str) -> None:
     rows = RIGHTS[name].rows
-    others = ("other.migrate", "other.replicate", "other.cutover", "other.test", "server_catalog")
+    others = ("other.migrate", "other.replicate", "other.cutover", "other.test", "other.live", "server_catalog")
     rights.granted = frozenset((READ, dag) for dag in others)
     seen = stage.ask(name).json()
     assert (seen[rows], seen.get("total", 0)) == ([], 0)

@@ -22,6 +22,7 @@ from wavelift.operators.approval import ApproveOperator
 from wavelift.operators.connector import live as near
 from wavelift.operators.control import live_move
 from wavelift.operators.control.live_plan import LiveOperator
+from wavelift.operators.hcx import HcxMigrateOperator
 from wavelift.services.common import grant_keys
 from wavelift.services.common.grant_keys import KeyFiles
 from wavelift.services.dataplane import hcx_migrate
@@ -95,7 +96,7 @@ def order(running: Running, **conf: Any) -> LiveOrder:
 
 
 def start(running: Running, given: LiveOrder) -> Any:
-    return near.LiveStartOperator(task_id="start", queue="near-hcx", order=given.dump()).work(running.as_task("start"))
+    return HcxMigrateOperator(task_id="start", queue="near-hcx", order=given.dump()).work(running.as_task("start"))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from wavelift.adapters.hcx import guesses
 from wavelift.adapters.hcx.extensions import Extension, Extensions
 from wavelift.adapters.hcx.intents import Endpoint
 from wavelift.adapters.hcx.inventory import Appliance, Inventory, InventoryVm, Item
@@ -92,12 +93,11 @@ def _endpoint(known: Sequence[Endpoint], uuid: str, side: str, connection: str, 
 def _mesh(appliances: Sequence[Appliance], wanted: str | None, found: Findings) -> str | None:
     """The id; empty: HCX names none, and chooses itself."""
     named = {each.mesh_id: each.name for each in appliances if each.mesh_id}
+    begins = guesses.MESH_IN_NAME.value.format(mesh=wanted)
     fits = [
         id
         for id in named
-        if wanted is None
-        or id == wanted
-        or any(each.mesh_id == id and each.name.startswith(f"{wanted}-") for each in appliances)
+        if wanted in (None, id) or any(each.mesh_id == id and each.name.startswith(begins) for each in appliances)
     ]
     if len(fits) == 1 or (wanted is None and not fits):
         return fits[0] if fits else ""

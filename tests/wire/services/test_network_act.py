@@ -278,7 +278,7 @@ def test_an_extension_of_another_network_of_the_same_name_is_not_taken_for_it(
     sites: Sites, watched: Journey, used: list[NetworkUse]
 ) -> None:
     """Two data centres of one vCenter may each have a port group of the name; HCX names the one that it extends."""
-    sites.source.add_network("VLAN-101", kind="portgroup")
+    sites.source.add_network("VLAN-101", kind="distributed")
     other = sites.hcx.extend("VLAN-101", gateway="10.1.3.1/24", tier="/infra/tier-1s/cgw")
     extension = next(each for each in Extensions(watched.sites.hcx).list() if each.id == other)
     assert extension.source_id.startswith("dvportgroup-")

@@ -12,6 +12,7 @@ import pytest
 from tests.ledgers import fresh_ledger, within
 from tests.network_world import DAG, NETWORK, SEGMENT, World, blocked, environment, spec
 
+from wavelift.base.domain import Severity
 from wavelift.base.errors import (
     DeniedError,
     GrantError,
@@ -285,6 +286,19 @@ def asking(world: World) -> World:
     world.spec = spec(approve="four_eyes", approval_hours=3)
     going(world)
     return world
+
+
+def test_a_yes_does_not_count_for_a_plan_with_another_warning(world: World) -> None:
+    """Somebody cleared the look after the yes, and now a machine stays without a gateway that nobody was told of."""
+    world.spec = spec(approve="required")
+    going(world)
+    assert approve(world) is Verdict.APPROVED
+    staying = blocked().model_copy(update={"severity": Severity.WARNING, "code": "network.exceptions"})
+    world.record("r1", staying)
+    with pytest.raises(NotApprovedError):
+        world.order(SOURCE)
+    world.record()
+    assert isinstance(world.order(SOURCE), NetworkOrder)
 
 
 def test_no_order_without_approval_of_this_very_plan(asking: World) -> None:

@@ -158,14 +158,17 @@ def creation(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _job(answer: Answer, what: str) -> str | None:
-    """The id of the job, if the answer names one.
+    """The id of the job, if the answer names one: then the job says how it ends, whatever errors stand beside it.
 
-    :raises RefusedRequestError: it names errors, whatever its status says.
+    :raises RefusedRequestError: it names errors and no job, whatever its status says.
     """
     fields = answer.object()
+    job = text(fields.get("id")) or text(fields.get("jobId"))
+    if job:
+        return job
     errors = once((*messages(fields.get("errors")), *messages(record(fields.get("data")).get("errors"))))
     if errors:
         raise RefusedRequestError(
             f"HCX refuses it: {'; '.join(errors)}", next_step="Correct what HCX names", extension=what or None
         )
-    return text(fields.get("id")) or text(fields.get("jobId")) or None
+    return None

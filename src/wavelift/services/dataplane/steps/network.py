@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from wavelift.adapters.hcx.extensions import Extension, Extensions
+from wavelift.adapters.hcx.extensions import Extension, Extensions, read_extension
 from wavelift.adapters.hcx.jobs import Job, Jobs
 from wavelift.adapters.hcx.transport import RefusedRequestError
-from wavelift.base.errors import NotFoundError, PermanentError
+from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 from wavelift.base.rest import RestClient
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
@@ -157,6 +157,7 @@ class ExtensionRemoved(Step):
     def change(self, now: State, to: State) -> str:
         """The question is kept before it is asked: a task that is killed here must not ask HCX twice at once."""
         what = "end" if to is None else "make"
+        earlier = self._asked(what)
         self._keep(AskedOfHcx(what, self._clock.now()))
         try:
             if to is not None:
@@ -165,10 +166,25 @@ class ExtensionRemoved(Step):
                 known = self.found()
                 job = None if known is None else self._extensions.unextend(known.id, connect=True)
         except (RefusedRequestError, NotFoundError):
-            self._keep(AskedOfHcx(what, self._clock.now(), NOTHING))
+            if self._idle(earlier, ending=to is None):
+                self._keep(AskedOfHcx(what, self._clock.now(), NOTHING))
             raise
         self._keep(AskedOfHcx(what, self._clock.now(), job or ""))
         return job or ""
+
+    def _idle(self, earlier: AskedOfHcx | None, *, ending: bool) -> bool:
+        """Whether a refusal means that HCX does nothing. It also refuses what it is at already: by an earlier question
+        whose answer was lost, or by somebody else's. Its word for that is not documented, but another one than that of
+        the record."""
+        if earlier is not None and not earlier.job:
+            return False
+        if not ending:
+            return True
+        try:
+            known = self.found()
+        except WaveliftError:  # the refusal is what is told
+            return False
+        return known is not None and known.state == read_extension(self._record).state
 
     def under_way(self, to: State, receipt: str) -> Waiting | None:
         job = f", job {receipt}" if receipt else ""

@@ -668,9 +668,12 @@ def test_a_persons_word_counts_for_the_present_direction_alone(world: World) -> 
     asks = world.order(SOURCE, "back", "back", acted)
     assert isinstance(asks, AsksPerson)
     assert "Nobody routes the network until then" in asks.words
+    assert f"confirm {asks.cutover} source --undone`" in asks.words
+    with pytest.raises(PermanentError, match="the opposite now: Connect VLAN-12"):
+        world.confirm()  # somebody who was asked to disconnect it, and comes late
     world.clock.sleep(30 * 24 * 3600)  # nobody routes: no time is too late
     assert isinstance(world.order(SOURCE, "back", "back", acted), AsksPerson)
-    world.confirm()
+    world.confirm(said="undone")
     assert world.order(SOURCE, "back", "back", acted).answered == "bob"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.airflow.outside import Outside
+from tests.airflow.sites import Sites
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.rates import TransferProgress
@@ -28,11 +29,13 @@ class World(Outside):
 
     :param early: runs that began with the session, by wave.
     :param active: runs that were triggered and not yet seen to end.
+    :param sites: of HCX; None: no test of this session needs them.
     """
 
     airflow: LocalAirflow
     early: dict[str, Run] = field(default_factory=dict)
     active: list[Run] = field(default_factory=list)
+    sites: Sites | None = None
 
     @property
     def api(self) -> ApiClient:

@@ -63,10 +63,10 @@ def _reading(app: FastAPI) -> None:
             page = live_migrations.list_migrations(tx, which, limit=query.limit, offset=query.offset)
         return LivePage.of(page, migrations=[LiveRow.of(each) for each in page.items])
 
-    @app.get("/live/{migration_id}")
-    def show_live_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep) -> LiveDetails:
+    @app.get("/live/{live_id}")
+    def show_live_migration(live_id: str, user: GetUserDep, ledger: LedgerDep) -> LiveDetails:
         """Everything about one live migration: where it goes, how far HCX is, and what the verification found."""
-        known = _readable(ledger, migration_id, user)
+        known = _readable(ledger, live_id, user)
         with ledger.read() as tx:
             answer = cutovers.newest_approval(tx, RUN_KIND, run_subject(known.run), known.plan_digest)
         return LiveDetails.of(
@@ -125,12 +125,10 @@ def _started(run: DagRun, body: LiveBody, opened: Sequence[LiveMigration], **mor
 
 
 def _cancelling(app: FastAPI) -> None:
-    @app.post("/live/{migration_id}/cancel")
-    def cancel_live_migration(
-        migration_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
-    ) -> LiveCancelled:
+    @app.post("/live/{live_id}/cancel")
+    def cancel_live_migration(live_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> LiveCancelled:
         """End a migration that has not begun to switch over. What HCX moves is ended there by a run in mode cancel."""
-        known = _readable(ledger, migration_id, caller.user)
+        known = _readable(ledger, live_id, caller.user)
         caller.require(known.dag_id, Action.MIGRATE, stops=True)
         clock = SystemClock()
         state = airflow.find_run_state(known.dag_id, known.dag_run_id)
@@ -138,11 +136,11 @@ def _cancelling(app: FastAPI) -> None:
         if known.state in IN_HCX:
             caller.require_where([known.run], Action.MIGRATE)
             require_awake(airflow, known.dag_id, WAY_OUT)
-        cancelled = requests.cancel(ledger, migration_id, by=caller.requester.name, clock=clock, over=over)
+        cancelled = requests.cancel(ledger, live_id, by=caller.requester.name, clock=clock, over=over)
         if cancelled.state not in IN_HCX:
             return LiveCancelled.of(cancelled, cancel_run="")
         run = new_run(known.dag_id)
-        conf = LiveConf(mode="cancel", migrations=[migration_id])
+        conf = LiveConf(mode="cancel", migrations=[live_id])
         make_run(airflow, run, conf.given(), f"cancel {known.server}", give_back=lambda: None)
         return LiveCancelled.of(cancelled, cancel_run=run.dag_run_id)
 
@@ -151,8 +149,8 @@ def _give_back(ledger: Ledger, run: DagRun) -> None:
     requests.give_back(ledger, run, SystemClock())
 
 
-def _readable(ledger: Ledger, migration_id: str, user: Any) -> LiveMigration:
+def _readable(ledger: Ledger, live_id: str, user: Any) -> LiveMigration:
     with ledger.read() as tx:
-        known = live_migrations.get(tx, migration_id)
+        known = live_migrations.get(tx, live_id)
     require_read(user, known.dag_id)
     return known

@@ -138,7 +138,7 @@ class HcxWave(Message):
     )
     approve: ApprovalChoice = Field(
         default="required",
-        description="'required' (default): someone who may cut over approves the plan. 'four_eyes': someone else than "
+        description="'required' (default): someone who may migrate approves the plan. 'four_eyes': someone else than "
         "who asked. 'none'.",
     )
     approval_hours: Annotated[float, Field(gt=0, le=720), NUMBER] = Field(

@@ -121,7 +121,8 @@ class Probe(BaseCheck):
     """One check that the network can be reached where it is routed now."""
 
     kind: Name = Field(
-        description="'tcp', 'http', 'dns', or a check that a package installed under the entry point 'wavelift.checks'."
+        description="'tcp', 'http', 'dns', or one that a package installed under the entry point "
+        "'wavelift.network_probes'."
     )
     to: Address = Field(description="Address or host that is asked. Of 'dns': the DNS server.")
     accept_refused: Annotated[bool, FLAG] = Field(

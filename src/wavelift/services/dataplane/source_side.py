@@ -135,7 +135,7 @@ class WebhookSide(Side):
         if found is None:
             raise UnreadableError(
                 f"the webhook's answer has no 'state' of {' or '.join(WORDS.values())}, but {printable(str(word), 60)}",
-                next_step="Correct the webhook: docs/hcx.md says what it answers",
+                next_step="Correct the webhook: docs/network-cutover.md says what it answers",
                 network=self._network.network,
             )
         return found

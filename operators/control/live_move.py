@@ -174,7 +174,8 @@ class FollowLiveOperator(LiveOperator):
 class MovedOperator(LiveOperator):
     """Record how HCX ended for every server, and hand out those that it says are complete.
 
-    Control plane. The mapped group is expanded over what it returns; each order is an XCom of its own.
+    Control plane. The mapped group is expanded over what it returns; each order is an XCom of its own. Skipped if no
+    task has followed HCX to an end.
     """
 
     def work(self, context: Context) -> list[dict[str, Any]]:
@@ -187,6 +188,8 @@ class MovedOperator(LiveOperator):
         ti, ctx = context["ti"], self.server_context(context)
         left = [ti.xcom_pull(task_ids=name, map_indexes=-1) for name in FOLLOWING]
         came = next((Followed.load(each) for each in left if each), None)
+        if came is None:
+            raise AirflowSkipException("nothing was followed to its end")
         with self.ledger() as ledger:
             wave, _ = of_run(ledger, ctx)
             found = moved(ledger, came, ctx)

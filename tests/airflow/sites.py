@@ -18,6 +18,8 @@ from wavelift.simulators.vcenter import SimDisk, SimNic, SimVm
 from wavelift.simulators.vcenter import start as start_vcenter
 
 TIER: Final = "/infra/tier-1s/cgw"
+UUIDS: Final = ("0f7eee74-0000-4000-8000-000000000001", "0f7eee74-0000-4000-8000-000000000002")
+"""Of both vCenters."""
 BASE_SYNC: Final = 4.0
 SWITCHOVER: Final = 2.0
 UNEXTEND: Final = 3.0
@@ -190,8 +192,8 @@ def _connection(kind: str, simulator: Any) -> str:
 def start(stack: ExitStack, folder: Path) -> Sites:
     """Both sites with all of :data:`LANS`; they end with ``stack``."""
     vms = [lan.vm(index) for lan in LANS.values() for index in range(len(lan.servers))]
-    source = stack.enter_context(start_vcenter(folder / "here", vms))
-    destination = stack.enter_context(start_vcenter(folder / "there", []))
+    source = stack.enter_context(start_vcenter(folder / "here", vms, instance_uuid=UUIDS[0]))
+    destination = stack.enter_context(start_vcenter(folder / "there", [], instance_uuid=UUIDS[1]))
     destination.add_pool("Compute")
     destination.add_folder("Workloads")
     here, there = (stack.enter_context(nsx.start(folder / f"nsx-{site}")) for site in ("here", "there"))

@@ -45,7 +45,7 @@ def test_hcx_06_a_server_crosses_and_its_network_follows_and_comes_back(world: A
     story.guest.answer(run.dag_id, run.run_id, "approve", "Approve")
     story.asked(run)
     assert not story.migrations_in_hcx("crossed-a")
-    story.op.answer(run.dag_id, run.run_id, "approve", "Approve")
+    story.approve_live(run)
     seen = followed(story, run, row["id"])
     assert any(0 < percent < 100 for percent in seen), seen
     run.ends("success")

@@ -20,10 +20,10 @@ from wavelift.simulators.vcenter import start as start_vcenter
 TIER: Final = "/infra/tier-1s/cgw"
 UUIDS: Final = ("0f7eee74-0000-4000-8000-000000000001", "0f7eee74-0000-4000-8000-000000000002")
 """Of both vCenters."""
-BASE_SYNC: Final = 4.0
+BASE_SYNC: Final = 15.0
 SWITCHOVER: Final = 2.0
 UNEXTEND: Final = 3.0
-"""Seconds that the simulated HCX takes."""
+"""Seconds that the simulated HCX takes. The base sync is long enough to be seen under way on a busy machine."""
 
 
 @dataclass(frozen=True)

@@ -174,8 +174,7 @@ class FollowLiveOperator(LiveOperator):
 class MovedOperator(LiveOperator):
     """Record how HCX ended for every server, and hand out those that it says are complete.
 
-    Control plane. The mapped group is expanded over what it returns; each order is an XCom of its own. Skipped if no
-    task has followed HCX to an end.
+    Control plane. The mapped group is expanded over what it returns; each order is an XCom of its own.
     """
 
     def work(self, context: Context) -> list[dict[str, Any]]:
@@ -189,7 +188,7 @@ class MovedOperator(LiveOperator):
         left = [ti.xcom_pull(task_ids=name, map_indexes=-1) for name in FOLLOWING]
         came = next((Followed.load(each) for each in left if each), None)
         if came is None:
-            raise AirflowSkipException("nothing was followed to its end")
+            raise AirflowSkipException("nothing was followed")
         with self.ledger() as ledger:
             wave, _ = of_run(ledger, ctx)
             found = moved(ledger, came, ctx)

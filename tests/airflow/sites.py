@@ -19,8 +19,10 @@ from wavelift.simulators.vcenter import SimDisk, SimNic, SimVm
 from wavelift.simulators.vcenter import start as start_vcenter
 
 TIER: Final = "/infra/tier-1s/cgw"
-SECONDS: Final = {"base_sync_seconds": 4.0, "switchover_seconds": 2.0, "unextend_seconds": 3.0}
-"""What the simulated HCX takes."""
+UUIDS: Final = ("0f7eee74-0000-4000-8000-000000000001", "0f7eee74-0000-4000-8000-000000000002")
+"""Of both vCenters."""
+SECONDS: Final = {"base_sync_seconds": 15.0, "switchover_seconds": 2.0, "unextend_seconds": 3.0}
+"""What the simulated HCX takes. The base sync is long enough to be seen under way on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,8 @@ def start(stack: ExitStack, folder: Path, lans: Mapping[str, Lan] = LANS, **sett
     :param settings: of the simulated HCX.
     """
     vms = [lan.vm(index) for lan in lans.values() for index in range(len(lan.servers))]
-    source = stack.enter_context(start_vcenter(folder / "here", vms))
-    destination = stack.enter_context(start_vcenter(folder / "there", []))
+    source = stack.enter_context(start_vcenter(folder / "here", vms, instance_uuid=UUIDS[0]))
+    destination = stack.enter_context(start_vcenter(folder / "there", [], instance_uuid=UUIDS[1]))
     destination.add_pool("Compute")
     destination.add_folder("Workloads")
     here, there = (stack.enter_context(nsx.start(folder / f"nsx-{site}")) for site in ("here", "there"))

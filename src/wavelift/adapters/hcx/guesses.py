@@ -101,9 +101,6 @@ STARTED_BEFORE: Final = Word(
     "what a second start of a group does is not documented: it is never sent while a migration shows such a sign",
 )
 MON: Final = Word("mobilityOptimizedNetworking", "certain", "S1, S2")
-MON_BODY: Final = Word(
-    "features", "guess", "S2", "the PUT exists; that it takes the item's own features again is the guess"
-)
 
 # --- what an answer says --------------------------------------------------------------------------------------------
 

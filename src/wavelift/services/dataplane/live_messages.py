@@ -180,12 +180,13 @@ class CancelOrder(Message):
 class CancelledOne(Message):
     """What became of it.
 
-    :param outcome: ``cancelled``: HCX took the order, or had ended it before. ``absent``: HCX has no such migration,
-        nor its group. ``too_late``: it switches over, or has. ``over``: it had ended by itself.
+    :param outcome: ``cancelled``: HCX has ended it. ``asked``: HCX took the order, and has not ended it yet.
+        ``absent``: HCX has no such migration, nor its group. ``too_late``: it switches over, or has. ``over``: it had
+        ended by itself.
     """
 
     server: str
-    outcome: Literal["cancelled", "absent", "too_late", "over"]
+    outcome: Literal["cancelled", "asked", "absent", "too_late", "over"]
     words: str = ""
 
 

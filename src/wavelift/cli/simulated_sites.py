@@ -16,6 +16,8 @@ PREFIX: Final = "192.0.2.0/24"
 TIER: Final = "/infra/tier-1s/cgw"
 POOL: Final = "Compute"
 FOLDER: Final = "Workloads"
+DESTINATION_UUID: Final = "5b1e7a3c-0000-4000-8000-0000000000d2"
+"""Of the destination's vCenter: HCX tells vCenters apart by it, and all simulators have the same."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def start_sites(stack: ExitStack, folder: Path, source: Any, *, hcx: bool, nsx: 
     from wavelift.simulators import hcx as simulator
     from wavelift.simulators.vcenter import start as start_vcenter
 
-    destination = stack.enter_context(start_vcenter(folder / "destination", []))
+    destination = stack.enter_context(start_vcenter(folder / "destination", [], instance_uuid=DESTINATION_UUID))
     destination.add_pool(POOL)
     destination.add_folder(FOLDER)
     if not nsx:

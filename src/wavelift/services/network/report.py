@@ -70,13 +70,24 @@ def report(ledger: Ledger, ended: EndedRun, ctx: RunContext) -> NetworkReport:
         run = waves.find(tx, ctx.run)
         known = network_cutovers.of_dag_run(tx, ctx.run) or network_cutovers.ended_by(tx, ctx.run)
     if run is None:  # it was never admitted
-        network = NETWORK.wave_of(ctx.run.dag_id)
-        return NetworkReport(wave=f"{PREFIX}{network}", network=network, mode="", stopped=ended.words or NOT_FINISHED)
+        return _never_admitted(ledger, known, ended, ctx)
     if known is not None:
         known = _close(ledger, known, run, ended, ctx)
     made = _told(ledger, known, run, ended)
     end_wave_run(ledger, made, ctx)
     return made
+
+
+def _never_admitted(ledger: Ledger, known: NetworkCutover | None, ended: EndedRun, ctx: RunContext) -> NetworkReport:
+    """Perhaps it is the way back of a cutover that failed: then still nobody routes, and nobody has been told so."""
+    network = NETWORK.wave_of(ctx.run.dag_id)
+    made = NetworkReport(wave=f"{PREFIX}{network}", network=network, mode="", stopped=ended.words or NOT_FINISHED)
+    if known is None:
+        return made
+    with ledger.write(network_cutovers.lock_name(known.network)) as tx:
+        now = _alert(tx, network_cutovers.get(tx, known.id, lock=True), ctx)
+        steps = tuple(_next(place_of(tx, now), now))
+    return made.model_copy(update={"cutover": now.id, "state": str(now.state), "alert": now.alert, "next_steps": steps})
 
 
 def raise_when_failed(made: NetworkReport) -> None:
@@ -190,6 +201,11 @@ def _by_hand(place: NetworkPlace, known: NetworkCutover) -> list[str]:
     if known.state is NetworkState.REVERTING:
         first = (
             f"Remove the cause, then clear the task order_isolate of run {known.revert_run} of {dag}, with downstream"
+        )
+    elif known.revert_run:
+        first = (
+            f"See that run {known.revert_run} of {dag} goes back. If it has failed, remove the cause and clear its "
+            f"task admit, with downstream; or go back with `wavelift network revert {known.id}`"
         )
     elif spec.on_failure == "revert":
         first = f"A run of {dag} in mode revert begins by itself: see that it ends well"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from wavelift.services.common.approval import Verdict, take
 from wavelift.services.common.grant_keys import known_keys
 from wavelift.services.dataplane import grants as connector
 from wavelift.services.dataplane.network_messages import NetworkOrder, Probed
-from wavelift.services.network import approvals, requests, settle
+from wavelift.services.network import alerts, approvals, requests, settle
 from wavelift.services.network import finish as ending
 from wavelift.services.network import report as reports
 from wavelift.services.network.admit import has_arrived
@@ -543,7 +544,7 @@ def test_a_way_back_that_did_not_even_begin_is_told(world: World) -> None:
     made = world.report(id, words="admit: the database is away")
     assert made.alert == "perhaps nobody routes 10.1.2.0/24"
     assert made.stopped
-    assert made.next_steps[0].startswith(f"See that run {id} of {DAG} goes back")
+    assert made.next_steps[0].startswith("Go back with `wavelift network revert")
 
 
 def test_a_file_may_leave_it_to_a_person(world: World) -> None:
@@ -825,3 +826,81 @@ def test_the_steps_and_approvals_have_a_trail(world: World) -> None:
     assert {each.object_id for each in found} == {f"{known.id}/{name}" for name in (SOURCE, EXTENSION, DESTINATION)}
     rows = within(world.ledger.read(), cutovers.steps_of, "network_cutover", known.id)
     assert all(row.before is not None for row in rows)
+
+
+# Runs that end without a word
+
+
+def upkeep(world: World) -> list[str]:
+    """What the next run of ``cutover_upkeep`` tells."""
+    ctx = replace(world.ctx(), run=DagRun("cutover_upkeep", "u1"))
+    return [f"{each.since.isoformat()} {each.words}. {each.next_steps[0]}" for each in alerts.alarm(world.ledger, ctx)]
+
+
+def alerted(world: World) -> int:
+    page = within(world.ledger.read(), events.list_events, object_id=world.known().id)
+    return sum(each.action == alerts.ALERT for each in page)
+
+
+@pytest.mark.parametrize("on_failure", ["revert", "stop"])
+def test_a_run_that_dies_without_its_report_is_an_alert_once(world: World, on_failure: str) -> None:
+    world.spec = spec(on_failure=on_failure)
+    going(world)
+    world.act(world.order(SOURCE))
+    assert upkeep(world) == []
+    world.alive.clear()
+    [told] = upkeep(world)
+    assert "perhaps nobody routes 10.1.2.0/24" in told
+    assert f"Go back with `wavelift network revert {world.known().id}`" in told
+    assert world.known().alert == "perhaps nobody routes 10.1.2.0/24"
+    world.clock.sleep(900)
+    assert upkeep(world) == [told]
+    assert alerted(world) == 1
+    world.admit("back", "revert")
+    world.back("back")
+    world.report("back")
+    assert upkeep(world) == []
+    assert world.known().alert == ""
+
+
+def test_what_the_report_told_is_not_told_again(world: World) -> None:
+    world.spec = spec(on_failure="stop")
+    assert "nobody routes" in failed(world).alert
+    assert upkeep(world) == []
+    assert alerted(world) == 1
+
+
+def test_a_way_back_that_never_began_is_an_alert_though_the_report_promised_it(world: World) -> None:
+    failed(world)
+    assert world.starts is not None
+    [told] = upkeep(world)
+    assert "Go back with" in told
+    assert upkeep(world) == [told]
+
+
+def test_a_way_back_that_goes_on_is_none_and_one_that_died_is_one(world: World) -> None:
+    failed(world)
+    assert world.starts is not None
+    id = world.starts.run.dag_run_id
+    world.admit(id, "revert", cutover=world.known().id)
+    world.order(DESTINATION, "back", id)
+    assert upkeep(world) == []
+    world.alive.clear()
+    [told] = upkeep(world)
+    assert f"order_isolate of run {id}" in told
+    assert upkeep(world) == [told]
+    world.clear(id)
+    world.act(world.order(DESTINATION, "back", id), id)
+    world.report(id, words="isolate: NSX refused")
+    assert alerted(world) == 3  # it was tried again, and failed again
+    assert upkeep(world) == []
+
+
+def test_who_routes_is_no_alert_though_the_run_is_dead(world: World) -> None:
+    world.admit()
+    world.alive.clear()
+    assert upkeep(world) == []
+    world.switched("r2")
+    assert upkeep(world) == []
+    world.alive.clear()
+    assert upkeep(world) == []

@@ -137,7 +137,7 @@ def test_the_source_is_never_connected_while_the_destination_routes(sites: Sites
     assert routing(sites) == [HERE]
 
 
-def test_a_person_s_word_stands_where_nothing_reads_the_source(sites: Sites) -> None:
+def test_hcx_08_a_person_s_word_stands_where_nothing_reads_the_source(sites: Sites) -> None:
     """The source's router is known to nobody here: the tests' world is told what the person does."""
 
     def tick(seconds: float) -> None:

@@ -131,11 +131,6 @@ class LiveOrder(Message):
         return _digest(self.model_dump(mode="json", exclude={"token", "clear_number"}))
 
 
-def digest_of_tasks(tasks: tuple[LiveTask, ...]) -> str:
-    """SHA-256, hex. Approvals name it."""
-    return _digest([task.dump() for task in tasks])
-
-
 def _digest(value: object) -> str:
     told = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(told.encode()).hexdigest()

@@ -547,6 +547,12 @@ def test_a_way_back_that_did_not_even_begin_is_told(world: World) -> None:
     assert made.next_steps[0].startswith("Go back with `wavelift network revert")
 
 
+def test_a_run_that_was_only_reserved_and_never_admitted_tells_so(world: World) -> None:
+    requests.reserve(world.ledger, world.place, NetworkConf(mode="cutover"), world.ctx())
+    made = world.report(words="admit: the files are broken")
+    assert (made.stopped, made.alert) == ("admit: the files are broken", "")
+
+
 def test_a_file_may_leave_it_to_a_person(world: World) -> None:
     world.spec = spec(on_failure="stop")
     failed(world)

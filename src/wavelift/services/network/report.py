@@ -81,7 +81,7 @@ def _never_admitted(ledger: Ledger, known: NetworkCutover | None, ended: EndedRu
     """Perhaps it is the way back of a cutover that failed: then still nobody routes, and nobody has been told so."""
     network = NETWORK.wave_of(ctx.run.dag_id)
     made = NetworkReport(wave=f"{PREFIX}{network}", network=network, mode="", stopped=ended.words or NOT_FINISHED)
-    if known is None:
+    if known is None or not known.state.touched:
         return made
     with ledger.write(network_cutovers.lock_name(known.network)) as tx:
         now = network_cutovers.get(tx, known.id, lock=True)

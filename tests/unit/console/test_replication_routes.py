@@ -204,7 +204,9 @@ class Rights:
         return self.audit
 
     def get_authorized_dag_ids(self, *, user: Any, method: str) -> set[str]:
-        return {DAG, "erp.migrate", "erp.cutover", "erp.test", "erp.live", "web.network_cutover"} if self.read else set()
+        return (
+            {DAG, "erp.migrate", "erp.cutover", "erp.test", "erp.live", "web.network_cutover"} if self.read else set()
+        )
 
 
 class User:

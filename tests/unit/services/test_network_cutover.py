@@ -717,9 +717,12 @@ def test_a_persons_word_counts_for_the_present_direction_alone(world: World) -> 
     asks = world.order(SOURCE, "back", "back", acted)
     assert isinstance(asks, AsksPerson)
     assert "Nobody routes the network until then" in asks.words
+    assert f"confirm {asks.cutover} source --undone`" in asks.words
+    with pytest.raises(PermanentError, match="the opposite now: Connect VLAN-12"):
+        world.confirm()  # somebody who was asked to disconnect it, and comes late
     world.clock.sleep(30 * 24 * 3600)  # nobody routes: no time is too late
     assert isinstance(world.order(SOURCE, "back", "back", acted), AsksPerson)
-    world.confirm()
+    world.confirm(said="undone")
     assert world.order(SOURCE, "back", "back", acted).answered == "bob"
 
 
@@ -832,6 +835,35 @@ def test_the_steps_and_approvals_have_a_trail(world: World) -> None:
     assert {each.object_id for each in found} == {f"{known.id}/{name}" for name in (SOURCE, EXTENSION, DESTINATION)}
     rows = within(world.ledger.read(), cutovers.steps_of, "network_cutover", known.id)
     assert all(row.before is not None for row in rows)
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_finish_that_may_have_acted_before_a_clear_never_goes_back(world: World, reported: bool) -> None:
+    """The source was deleted; then the run was cleared, and its order was refused: nothing was begun by this try, and
+    yet nothing is there to go back to."""
+    world.switched()
+    world.soaked()
+    world.admit("end", "finish")
+    looked = world.sides.looked(world.clock.now())
+    ending.order_finish(world.ledger, looked, world.ctx("end"), world.desk("end"))
+    if reported:
+        world.report("end", words="finish: the rename was refused")
+    world.clear("end")
+    world.report("end", words="order_finish: alice may not cut over any more", began=False, clears=1)
+    assert world.known().state is NetworkState.FINISHING
+    with pytest.raises(RefusedError, match="given up"):
+        world.admit("back", "revert")
+
+
+def test_a_second_run_that_finishes_does_not_open_the_way_back_that_the_first_gave_up(world: World) -> None:
+    world.switched()
+    world.soaked()
+    for run, began in (("end", True), ("again", False)):
+        world.admit(run, "finish")
+        looked = world.sides.looked(world.clock.now())
+        ending.order_finish(world.ledger, looked, world.ctx(run), world.desk(run))
+        world.report(run, words="finish: it was stopped", began=began)
+    assert world.known().state is NetworkState.FINISHING
 
 
 # Runs that end without a word

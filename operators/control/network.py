@@ -299,6 +299,7 @@ class NetworkReportOperator(ReportingOperator):
             planned=self._planned(context),
             acted=self._acted(context, states),
             began=states.get("finish") not in _NOT_BEGUN,
+            clears=clears_of(context),
         )
         made = reports.report(ledger, ended, ctx)
         if made.alert:

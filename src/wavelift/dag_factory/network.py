@@ -64,7 +64,7 @@ a run does is its *mode*:
 
 * **Approval** ({approval}): open *Required Actions*. Only the answer of somebody who may cut over in the environment
   counts. To mark the task a success approves nothing.
-* **A person's step**: `wavelift network confirm ID source` says that it is done, or undone: what is asked just then.
+* **A person's step**: `wavelift network confirm ID source` says that it is done; `--undone`, on the way back.
 * **When it fails** once the source was touched: {failure}.
 * **Go on** after a failure: *Clear* the task `order_disconnect` with *downstream*. A task that acts (`disconnect`,
   `unextend`, `connect`, …), cleared alone, refuses: only an order that was given after the clear counts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from wavelift.base.errors import BusyError, PermanentError
 from wavelift.base.run import RunContext
@@ -19,6 +19,14 @@ from wavelift.services.network.messages import NO_WAY_BACK, changed, told
 from wavelift.services.network.orders import Desk, acting_token
 from wavelift.services.network.plan import blocking, states_before
 from wavelift.services.network.runs import ended_by, place_of, reopen
+
+FIRST_ORDER: Final = "finish_first"
+"""In the state after: the run that was first permitted to delete the source, see :func:`run_since`."""
+
+
+def run_since(ctx: RunContext, clears: int) -> str:
+    """A DAG run since its last clear. :param clears: Airflow's count of them."""
+    return f"{ctx.run.dag_run_id}#{clears}"
 
 
 def finish_lines(ledger: Ledger, looked: Looked, ctx: RunContext) -> list[str]:
@@ -66,6 +74,7 @@ def order_finish(ledger: Ledger, looked: Looked, ctx: RunContext, desk: Desk) ->
                 "state": NetworkState.FINISHING,
                 "phase": "the way back is given up",
                 "error": "",
+                "after": changed(now.after, {FIRST_ORDER: run_since(ctx, desk.clear_number)}),
             }
             now = network_cutovers.note_time(tx, now, "finishing", at=ctx.clock.now(), by=ctx.run, **columns)
         place = place_of(tx, now)

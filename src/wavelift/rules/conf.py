@@ -254,7 +254,9 @@ class LiveConf(RunConf):
         title="Accept warnings",
         description="Start although HCX's validation has warnings, whatever the file says. Errors always stop all.",
     )
-    migrations: Names | None = Field(default=None, description="In mode cancel: ids of migrations, such as liv-….")
+    migrations: Names | None = Field(
+        default=None, title="Migrations", description="In mode cancel: ids of migrations, such as liv-0123456789ab."
+    )
     priority: PriorityChoice = "normal"
     note: Note = None
 

@@ -272,8 +272,8 @@ class NetworkConf(RunConf):
         description="plan changes nothing: it tells what is in the way, and every step with its undo. cutover asks for "
         "approval, then moves the gateway. revert goes back. finish gives the way back up.",
     )
-    cutover: str = Field(
-        default="",
+    cutover: str | None = Field(
+        default=None,
         title="Cutover",
         description="In modes revert and finish: id of the cutover, such as net-0123456789ab. Empty: the open one.",
     )

@@ -109,7 +109,7 @@ class LiveTasks(WaveTasks):
         self.task(LiveCancelOperator, "cancel", trigger_rule=TriggerRule.ALL_DONE)
         self.task(FollowLiveOperator, "follow")
         self.task(LiveFollowNearOperator, "follow_near")
-        # Of those before it, two are skipped in most runs: Airflow's "all done, min. one success" would skip it as well.
+        # Two of those before it are skipped in most runs: "all done, min. one success" would skip this one as well.
         return self.task(MovedOperator, "moved", trigger_rule=TriggerRule.ALL_DONE).output
 
     def of_server(self) -> None:

@@ -187,7 +187,9 @@ def _answering(app: FastAPI) -> None:
     ) -> NetworkStepConfirmed:
         """Say that what a step asks of a person was done, or undone. Refused if it asks for the opposite now."""
         _changeable(ledger, network_cutover_id, caller)
-        step = requests.confirm(ledger, network_cutover_id, body.step, caller.requester.name, said=body.answer, clock=SystemClock())
+        step = requests.confirm(
+            ledger, network_cutover_id, body.step, caller.requester.name, said=body.answer, clock=SystemClock()
+        )
         return NetworkStepConfirmed.of(step, **step_fields(step), cutover=network_cutover_id)
 
 

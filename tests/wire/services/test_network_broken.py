@@ -1,4 +1,4 @@
-"""A network cutover where HCX, NSX or people do what nobody expects: never both, and nothing of somebody else is lost."""
+"""A network cutover where HCX, NSX or people do what nobody expects: never both, and nothing of others is lost."""
 
 from __future__ import annotations
 

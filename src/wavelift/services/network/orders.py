@@ -94,7 +94,9 @@ class AsksPerson:
     def words(self) -> str:
         """For the person."""
         until = "Nobody routes the network until then" if self.direction == "back" else "The cutover waits for it"
-        command = f"wavelift network confirm {self.cutover} {self.step}{' --undone' if self.direction == 'back' else ''}"
+        command = (
+            f"wavelift network confirm {self.cutover} {self.step}{' --undone' if self.direction == 'back' else ''}"
+        )
         return f"{self.ask}. {until}. Confirm it with `{command}`"
 
 

@@ -1,4 +1,5 @@
-"""Upkeep of open cutovers on the control plane: what was seen of fenced sources, and servers that nobody serves."""
+"""Upkeep of open cutovers on the control plane: what was seen of fenced sources, servers that nobody serves,
+and networks that nobody routes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.adapters.aws.access import AwsAccess
+    from wavelift.ledger import Ledger
     from wavelift.ledger.cutover_records import TargetPlace
+    from wavelift.services.network.alerts import NetworkAlert
 
 
 class WatchedSourcesOperator(ControlOperator):
@@ -63,18 +66,37 @@ class JudgeSourcesOperator(TellingOperator):
 
 
 class CutoverUpkeepOperator(TellingOperator):
-    """Alert for servers that perhaps nobody serves, and end test instances whose time is over."""
+    """Alert for servers that perhaps nobody serves and networks that perhaps nobody routes, and end test instances
+    whose time is over."""
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.services.cutover.trial import end_due
         from wavelift.services.cutover.watch import alarm
+        from wavelift.services.network import alerts
 
         with self.ledger() as ledger:
             ctx = self.server_context(context)
             told = alarm(ledger, ctx)
             self.tell(ledger, told, "nobody_serves", context)
+            networks = alerts.alarm(ledger, ctx)
+            for one in networks:
+                self._nobody_routes(ledger, one, context)
             ending = end_due(ledger, self._access, by=str(ctx.run), clock=ctx.clock)
-        return {"alarms": [each.words for each in told], "ending": list(ending)}
+        return {"alarms": [*(each.words for each in told), *(one.words for one in networks)], "ending": list(ending)}
+
+    def _nobody_routes(self, ledger: Ledger, alert: NetworkAlert, context: Context) -> None:
+        from wavelift.airflow.notifiers import Kind, Notice, notify
+
+        self.log.error("%s: %s. %s", alert.network, alert.words, "; ".join(alert.next_steps))
+        notice = Notice(
+            kind=Kind.NOBODY_ROUTES,
+            subject=f"{alert.cutover} {alert.since.isoformat()}",
+            title=f"{alert.network}: {alert.words}",
+            text="\n".join((alert.words, *alert.next_steps)),
+            at=alert.since,
+            details={"cutover": alert.cutover, "network": alert.network},
+        )
+        notify(ledger, notice, context)
 
     def _access(self, place: TargetPlace) -> AwsAccess:
         return self.aws_of(place)

@@ -17,6 +17,7 @@ from tests.ledgers import within
 from wavelift.airflow.hooks.vsphere import VsphereHook
 from wavelift.base.errors import UnreachableError
 from wavelift.ledger import events
+from wavelift.operators import hcx
 from wavelift.operators.connector import (
     cutover,
     cutover_back,
@@ -205,7 +206,7 @@ def test_an_operator_that_does_not_say_what_it_needs_is_no_operator() -> None:
 
     kinds = {
         kind
-        for module in (cutover, cutover_back, export, inventory, live, preflight, replication, snapshot)
+        for module in (cutover, cutover_back, export, hcx, inventory, live, preflight, replication, snapshot)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, ConnectorOperator) and kind.__module__ == module.__name__
     } - {live.HcxConnectorOperator}
@@ -226,8 +227,8 @@ def test_an_operator_that_does_not_say_what_it_needs_is_no_operator() -> None:
         "ServersPreflight": "look",
         "LiveOrderOperator": "live",
         "LivePreflightOperator": "look",
-        "LiveValidateOperator": "live",
-        "LiveStartOperator": "live",
+        "HcxValidateOperator": "live",
+        "HcxMigrateOperator": "live",
         "LiveCancelOperator": "live",
         "LiveFollowNearOperator": "look",
         "VerifyingOperator": "look",

@@ -22,6 +22,7 @@ from wavelift.operators.approval import ApproveOperator
 from wavelift.operators.connector import live as near
 from wavelift.operators.control import live_move
 from wavelift.operators.control.live_plan import LiveOperator
+from wavelift.operators.hcx import HcxMigrateOperator
 from wavelift.services.common import grant_keys
 from wavelift.services.common.grant_keys import KeyFiles
 from wavelift.services.dataplane import hcx_migrate
@@ -45,7 +46,7 @@ class Ti:
         return self.left.get((task_ids, key))
 
 
-class World:
+class Running:
     """A run, the XComs of its tasks, and how often it was cleared."""
 
     def __init__(self, live: Live) -> None:
@@ -62,12 +63,12 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
     files = KeyFiles(tmp_path / "grants" / "private.pem", tmp_path / "grants" / "public")
     grant_keys.keygen(files)
     clock = HandClock()
     live = Live(fresh_ledger(tmp_path / "ledger.db"), clock)
-    made = World(live)
+    made = Running(live)
     monkeypatch.setattr(config, "grant_key_file", lambda: files.private)
     monkeypatch.setattr(config, "grant_keys_folder", lambda: files.public)
     monkeypatch.setattr(config, "connector_names", lambda: ())
@@ -77,25 +78,25 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     def ledger(_: Any) -> Iterator[Any]:
         yield live.ledger
 
-    for kind in (LiveOperator, ApproveOperator):
-        monkeypatch.setattr(kind, "ledger", ledger)
+    for opens in (LiveOperator, ApproveOperator):
+        monkeypatch.setattr(opens, "ledger", ledger)
     for kind in (LiveOperator, ApproveOperator, near.HcxConnectorOperator):
         monkeypatch.setattr(kind, "server_context", lambda self, context, server="": live.ctx(server=server))
     return made
 
 
-def order(world: World, **conf: Any) -> LiveOrder:
+def order(running: Running, **conf: Any) -> LiveOrder:
     """As ``reserve`` gives it, with what ``admit`` left."""
     from wavelift.services.live_migration import orders
 
-    found = world.live.ordered(**conf)
-    world.ti.left["admit", "return_value"] = world.live.admit(**conf).dump()
-    wave = world.live.admit(**conf).wave
-    return orders.to_start(config.grant_key_file(), found, wave, world.live.ctx())
+    found = running.live.ordered(**conf)
+    running.ti.left["admit", "return_value"] = running.live.admit(**conf).dump()
+    wave = running.live.admit(**conf).wave
+    return orders.to_start(config.grant_key_file(), found, wave, running.live.ctx())
 
 
-def start(world: World, given: LiveOrder) -> Any:
-    return near.LiveStartOperator(task_id="start", queue="near-hcx", order=given.dump()).work(world.as_task("start"))
+def start(running: Running, given: LiveOrder) -> Any:
+    return HcxMigrateOperator(task_id="start", queue="near-hcx", order=given.dump()).work(running.as_task("start"))
 
 
 @pytest.fixture
@@ -123,37 +124,39 @@ def hcx(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_a_start_needs_its_order_unchanged_and_a_run_that_was_not_cleared_since(world: World, hcx: list[str]) -> None:
-    given = order(world)
-    start(world, given)
+def test_a_start_needs_its_order_unchanged_and_a_run_that_was_not_cleared_since(
+    running: Running, hcx: list[str]
+) -> None:
+    given = order(running)
+    start(running, given)
     assert hcx == [f"start {given.group_name}"]
     for forged in (
         given.model_copy(update={"group_name": "other"}),
         given.model_copy(update={"tasks": given.tasks[:1]}),
     ):
         with pytest.raises(GrantError) as refused:
-            start(world, forged)
+            start(running, forged)
         assert refused.value.where["field"] == "plan"
-    world.clears = 1
+    running.clears = 1
     with pytest.raises(GrantError, match="cleared after the order was given") as refused:
-        start(world, given)
+        start(running, given)
     assert "Clear the run's reserve task with downstream" in refused.value.next_step
     assert len(hcx) == 1
 
 
-def recorded(world: World, given: LiveOrder) -> set[str]:
+def recorded(running: Running, given: LiveOrder) -> set[str]:
     """The tasks that ``record`` skips."""
-    task = live_move.RecordStartedOperator(task_id="record", started=world.live.started(given).dump())
+    task = live_move.RecordStartedOperator(task_id="record", started=running.live.started(given).dump())
     with pytest.raises(DownstreamTasksSkipped) as skipped:
-        task.work(world.as_task("record"))
+        task.work(running.as_task("record"))
     return {str(each) for each in skipped.value.tasks}
 
 
-def cancel_task(world: World) -> Any:
-    return near.LiveCancelOperator(task_id="cancel", queue="near-hcx").work(world.as_task("cancel"))
+def cancel_task(running: Running) -> Any:
+    return near.LiveCancelOperator(task_id="cancel", queue="near-hcx").work(running.as_task("cancel"))
 
 
-def approval(world: World, monkeypatch: pytest.MonkeyPatch, answer: Any) -> Any:
+def approval(running: Running, monkeypatch: pytest.MonkeyPatch, answer: Any) -> Any:
     def work(self: Any, context: Any) -> Any:
         if isinstance(answer, Exception):
             raise answer
@@ -161,73 +164,73 @@ def approval(world: World, monkeypatch: pytest.MonkeyPatch, answer: Any) -> Any:
 
     monkeypatch.setattr(ApproveOperator, "work", work)
     task = live_move.ApproveSwitchoverOperator(task_id="approve_switchover", subject="s", body="b")
-    return task.work(world.as_task("approve_switchover"))
+    return task.work(running.as_task("approve_switchover"))
 
 
-def windowed(world: World) -> LiveOrder:
-    now = world.live.clock.now()
+def windowed(running: Running) -> LiveOrder:
+    now = running.live.clock.now()
     window = {"start": (now + 10 * HOUR).isoformat(), "end": (now + 12 * HOUR).isoformat()}
-    world.live.spec = {"approve_switchover": True, "window": window}
-    return order(world)
+    running.live.spec = {"approve_switchover": True, "window": window}
+    return order(running)
 
 
-def test_nobody_is_asked_about_a_switchover_unless_the_wave_wants_it(world: World, hcx: list[str]) -> None:
-    assert recorded(world, order(world)) == {"approve_switchover", "cancel", "follow_near"}
+def test_nobody_is_asked_about_a_switchover_unless_the_wave_wants_it(running: Running, hcx: list[str]) -> None:
+    assert recorded(running, order(running)) == {"approve_switchover", "cancel", "follow_near"}
     with pytest.raises(AirflowSkipException):
-        cancel_task(world)
+        cancel_task(running)
     assert hcx == []
 
 
 def test_without_a_yes_what_has_not_switched_is_cancelled(
-    world: World, hcx: list[str], monkeypatch: pytest.MonkeyPatch
+    running: Running, hcx: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert recorded(world, windowed(world)) == {"follow_near"}
-    assert approval(world, monkeypatch, NotApprovedError("ben rejected it", next_step="x"))["approved"] is False
-    assert cancel_task(world)["servers"][0]["outcome"] == "cancelled"
+    assert recorded(running, windowed(running)) == {"follow_near"}
+    assert approval(running, monkeypatch, NotApprovedError("ben rejected it", next_step="x"))["approved"] is False
+    assert cancel_task(running)["servers"][0]["outcome"] == "cancelled"
     assert hcx == ["cancel a b"]
 
 
-def test_a_yes_skips_the_cancel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded(world, windowed(world))
+def test_a_yes_skips_the_cancel(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(running, windowed(running))
     with pytest.raises(DownstreamTasksSkipped) as skipped:
-        approval(world, monkeypatch, {"approved_by": "ben"})
+        approval(running, monkeypatch, {"approved_by": "ben"})
     assert list(skipped.value.tasks) == ["cancel"]
 
 
-def test_a_question_that_somebody_marked_a_success_is_no_yes(world: World, hcx: list[str]) -> None:
+def test_a_question_that_somebody_marked_a_success_is_no_yes(running: Running, hcx: list[str]) -> None:
     """Nothing skipped the task that cancels, and it has the order that ``record`` left."""
-    recorded(world, windowed(world))
-    cancel_task(world)
+    recorded(running, windowed(running))
+    cancel_task(running)
     assert hcx == ["cancel a b"]
-    left = world.ti.left["record", ORDER_KEY]
-    world.ti.left["record", ORDER_KEY] = {**left, "servers": left["servers"][:1]}
+    left = running.ti.left["record", ORDER_KEY]
+    running.ti.left["record", ORDER_KEY] = {**left, "servers": left["servers"][:1]}
     with pytest.raises(GrantError):
-        cancel_task(world)
+        cancel_task(running)
 
 
-def test_what_moved_is_handed_out_with_a_look_for_each_side(world: World) -> None:
-    recorded(world, order(world))
-    at = world.live.clock.now()
+def test_what_moved_is_handed_out_with_a_look_for_each_side(running: Running) -> None:
+    recorded(running, order(running))
+    at = running.live.clock.now()
     servers = tuple(FollowedOne(server=name, migration_id=f"m-{name}", phase="complete") for name in ("a", "b"))
-    world.ti.left["follow", "return_value"] = Followed(servers=servers, at=at).dump()
-    handed = live_move.MovedOperator(task_id="moved").work(world.as_task("moved"))
+    running.ti.left["follow", "return_value"] = Followed(servers=servers, at=at).dump()
+    handed = live_move.MovedOperator(task_id="moved").work(running.as_task("moved"))
     assert [each["name"] for each in handed] == ["a", "b"]
     for side, kind in (
         ("destination", near.LiveVerifyDestinationOperator),
         ("source", near.LiveVerifySourceOperator),
     ):
-        assert world.ti.left["moved", LOOK_KEY.format(side=side)]["token"]
-        world.ti.queue = {"destination": "sddc", "source": "dc1"}[side]
-        task = kind(task_id="verify", queue=world.ti.queue, server=handed[1])
-        found, connection = task.granted_order(world.as_task("verify"))
+        assert running.ti.left["moved", LOOK_KEY.format(side=side)]["token"]
+        running.ti.queue = {"destination": "sddc", "source": "dc1"}[side]
+        task = kind(task_id="verify", queue=running.ti.queue, server=handed[1])
+        found, connection = task.granted_order(running.as_task("verify"))
         assert (found.name, connection) == ("b", {"destination": "vsphere_sddc", "source": "vsphere_dc1"}[side])
-        world.ti.queue = "elsewhere"
+        running.ti.queue = "elsewhere"
         with pytest.raises(GrantError):
-            task.granted_order(world.context)
+            task.granted_order(running.context)
 
 
-def test_following_goes_on_until_all_are_over_or_the_time_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded(world, order(world))
+def test_following_goes_on_until_all_are_over_or_the_time_is(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(running, order(running))
     task = live_move.FollowLiveOperator(task_id="follow")
     watched: list[Any] = []
 
@@ -242,10 +245,10 @@ def test_following_goes_on_until_all_are_over_or_the_time_is(world: World, monke
     told = {"phase": "complete", "over": True, "percent": 100, "words": "complete"}
     half = {"m-a": told, "m-b": {"phase": "replicating", "over": False, "percent": 7, "words": "replicating"}}
     with pytest.raises(Deferred):
-        task.execute_complete(world.as_task("follow"), {"over": ["m-a"], "progress": half})
-    assert world.live.rows()["b"].percent == 7
-    both = task.execute_complete(world.context, {"over": ["m-a", "m-b"], "progress": {"m-a": told, "m-b": told}})
+        task.execute_complete(running.as_task("follow"), {"over": ["m-a"], "progress": half})
+    assert running.live.rows()["b"].percent == 7
+    both = task.execute_complete(running.context, {"over": ["m-a", "m-b"], "progress": {"m-a": told, "m-b": told}})
     assert [each["phase"] for each in both["servers"]] == ["complete", "complete"]
-    world.live.clock.sleep(timedelta(hours=49).total_seconds())
-    late = task.execute_complete(world.context, {"over": ["m-a"], "progress": half})
+    running.live.clock.sleep(timedelta(hours=49).total_seconds())
+    late = task.execute_complete(running.context, {"over": ["m-a"], "progress": half})
     assert [each["phase"] for each in late["servers"]] == ["complete", "replicating"]

@@ -77,7 +77,7 @@ def start(  # noqa: PLR0913  # one parameter per option
     note: Annotated[str, typer.Option(help="Kept with the run.")] = "",
     request_id: RequestName = "",
     priority: Annotated[queue.Choice, typer.Option(help=queue.PRIORITY_HELP)] = queue.Choice.NORMAL,
-    follow: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")] = True,
+    follow: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let HCX migrate servers: their ids are printed at once. To try servers again that failed, name them."""

@@ -34,8 +34,8 @@ their networks, until the cutover is reverted or finalized. One that is on, or c
 file says `fence: enforce`, its network cards are disconnected again.
 """
 UPKEEP_DOC: Final = """
-Alerts for servers that perhaps nobody serves: their cutover broke, or its way back did, and no run is about it any
-more. Terminates test instances whose time is over.
+Alerts for servers that perhaps nobody serves, and for networks that perhaps nobody routes: their cutover broke, or its
+way back did, and no run is about it any more. Terminates test instances whose time is over.
 """
 
 
@@ -83,7 +83,7 @@ def watch_dag(connector: str) -> DAG:
 
 
 def upkeep_dag() -> DAG:
-    dag = _dag(UPKEEP_DAG, "Alert for servers that nobody serves, and end test instances", UPKEEP_DOC)
+    dag = _dag(UPKEEP_DAG, "Alert for what nobody serves or routes, and end test instances", UPKEEP_DOC)
     with dag:
         CutoverUpkeepOperator(task_id="upkeep")
     return dag

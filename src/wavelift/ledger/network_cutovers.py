@@ -113,6 +113,13 @@ def open_of(tx: Tx, network: str) -> NetworkCutover | None:
     return next(iter(_rows.all(tx, *where, limit=1)), None)
 
 
+def everything_open(tx: Tx, *states: NetworkState) -> tuple[NetworkCutover, ...]:
+    """Every open cutover of the installation in these states, oldest first."""
+    return _rows.all(
+        tx, network_cutover.c.state.in_(states), order=(network_cutover.c.requested_at, network_cutover.c.id)
+    )
+
+
 def insert(tx: Tx, *, at: datetime, by: str, run: DagRun, run_key: str, **columns: Any) -> NetworkCutover:
     """Open a cutover. The database refuses a second open one of the network
     (:class:`sqlalchemy.exc.IntegrityError`)."""

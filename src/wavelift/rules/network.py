@@ -178,7 +178,8 @@ class NetworkSpec(Message):
     exceptions: tuple[Text, ...] = Field(
         default=(),
         max_length=MAX_CHOICES,
-        description="Names of VMs that may stay on the source network. They lose their gateway.",
+        description="VMs that may stay on the source network, by name, or by inventory path where several have the "
+        "name. They lose their gateway.",
     )
     on_failure: OnFailure = Field(
         default="revert",

@@ -204,8 +204,9 @@ class Rights:
         return self.audit
 
     def get_authorized_dag_ids(self, *, user: Any, method: str) -> set[str]:
-        dags = {DAG, "erp.migrate", "erp.cutover", "erp.test", "erp.live", "web.network_cutover"}
-        return dags if self.read else set()
+        return (
+            {DAG, "erp.migrate", "erp.cutover", "erp.test", "erp.live", "web.network_cutover"} if self.read else set()
+        )
 
 
 class User:

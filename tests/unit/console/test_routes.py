@@ -235,9 +235,8 @@ class Stage:
         desk.airflow.triggered.clear()
         ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
         ids["server_run_id"] = migration.id
-        ids |= {"wave": "erp", "name": "hall-a", "environment": "lab"}
+        ids |= {"wave": "erp", "name": "hall-a", "environment": "lab", "live_id": one_live(desk.ledger).id}
         ids |= {"network": "web", "network_cutover_id": made.network_cutover}
-        ids["live_id"] = one_live(desk.ledger).id
         return ids | {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
 
     def ask(self, name: str, client: TestClient | None = None, **more: Any) -> Any:

@@ -258,6 +258,7 @@ def test_while_hcx_is_told_to_start_nobody_knows_what_to_cancel(live: Live, cloc
     [
         ("cancelled", True, "moving"),  # the run that follows it records how HCX ended
         ("cancelled", False, "cancelled"),
+        ("asked", False, "moving"),  # it may switch over all the same
         ("absent", False, "failed"),
         ("too_late", False, "moving"),
         ("over", False, "moving"),
@@ -280,7 +281,7 @@ def test_a_run_that_cancels_ends_migrations_of_other_runs(
     assert told["a"].endswith("so it is")
     assert (live.states(), live.rows()["a"].cancel_requested) == ({"a": state}, True)
     report = live.report("c1", cancelled=told)
-    assert report.succeeded
+    assert report.succeeded is (outcome not in ("asked", "too_late")), "a run that cancelled nothing is no success"
     assert live.states() == {"a": state}, "the report of another run closes nothing here"
 
 

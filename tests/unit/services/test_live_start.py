@@ -395,6 +395,19 @@ def test_the_switchover_is_asked_for_only_while_hcx_moves_something(live: Live, 
     assert 0 < switchover_question(live.ledger, live.ctx()).hours < 0.001
 
 
+def test_what_can_no_longer_be_approved_in_time_starts_nothing(live: Live, clock: HandClock) -> None:
+    """The plan was approved late, or the slots came late: HCX would have to be told to end what it just began."""
+    start, end = clock.now() + HOUR, clock.now() + 3 * HOUR
+    live.spec = {"approve_switchover": True, "window": {"start": start.isoformat(), "end": end.isoformat()}}
+    live.admit()
+    live.approve(live.plan())
+    clock.sleep(46 * 60)
+    for step in (live.reserve, lambda: wait_for_window(live.ledger, live.ctx())):
+        with pytest.raises(PermanentError, match="had to be approved by"):
+            step()
+    assert not slots_of(live)
+
+
 def test_a_type_without_window_starts_only_after_a_yes_if_its_switchover_needs_one(live: Live) -> None:
     live.spec = {"type": "vmotion", "approve": "none", "approve_switchover": True}
     live.admit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.ledgers import fresh_ledger, within
 from tests.network_world import DAG, NETWORK, SEGMENT, World, blocked, environment, spec
 
+from wavelift.base.domain import Severity
 from wavelift.base.errors import (
     DeniedError,
     GrantError,
@@ -25,12 +27,12 @@ from wavelift.ledger import WaveRunState, cutovers, events, network_cutovers, wa
 from wavelift.rules.approval import Given
 from wavelift.rules.conf import NetworkConf
 from wavelift.rules.grants import Intent, kid_in, read, require
-from wavelift.rules.network_cutover import DESTINATION, EXTENSION, ON, SOURCE, NetworkState
+from wavelift.rules.network_cutover import DESTINATION, EXTENSION, OFF, ON, SOURCE, NetworkState
 from wavelift.services.common.approval import Verdict, take
 from wavelift.services.common.grant_keys import known_keys
 from wavelift.services.dataplane import grants as connector
 from wavelift.services.dataplane.network_messages import NetworkOrder, Probed
-from wavelift.services.network import approvals, requests, settle
+from wavelift.services.network import alerts, approvals, requests, settle
 from wavelift.services.network import finish as ending
 from wavelift.services.network import report as reports
 from wavelift.services.network.admit import has_arrived
@@ -284,6 +286,19 @@ def asking(world: World) -> World:
     world.spec = spec(approve="four_eyes", approval_hours=3)
     going(world)
     return world
+
+
+def test_a_yes_does_not_count_for_a_plan_with_another_warning(world: World) -> None:
+    """Somebody cleared the look after the yes, and now a machine stays without a gateway that nobody was told of."""
+    world.spec = spec(approve="required")
+    going(world)
+    assert approve(world) is Verdict.APPROVED
+    staying = blocked().model_copy(update={"severity": Severity.WARNING, "code": "network.exceptions"})
+    world.record("r1", staying)
+    with pytest.raises(NotApprovedError):
+        world.order(SOURCE)
+    world.record()
+    assert isinstance(world.order(SOURCE), NetworkOrder)
 
 
 def test_no_order_without_approval_of_this_very_plan(asking: World) -> None:
@@ -815,3 +830,98 @@ def test_a_second_run_that_finishes_does_not_open_the_way_back_that_the_first_ga
         ending.order_finish(world.ledger, looked, world.ctx(run), world.desk(run))
         world.report(run, words="finish: it was stopped", began=began)
     assert world.known().state is NetworkState.FINISHING
+
+
+# Runs that end without a word
+
+
+def upkeep(world: World) -> list[str]:
+    """What the next run of ``cutover_upkeep`` tells."""
+    ctx = replace(world.ctx(), run=DagRun("cutover_upkeep", "u1"))
+    return [f"{each.since.isoformat()} {each.words}. {each.next_steps[0]}" for each in alerts.alarm(world.ledger, ctx)]
+
+
+def alerted(world: World) -> int:
+    page = within(world.ledger.read(), events.list_events, object_id=world.known().id)
+    return sum(each.action == alerts.ALERT for each in page)
+
+
+@pytest.mark.parametrize("on_failure", ["revert", "stop"])
+def test_a_run_that_dies_without_its_report_is_an_alert_once(world: World, on_failure: str) -> None:
+    world.spec = spec(on_failure=on_failure)
+    going(world)
+    world.act(world.order(SOURCE))
+    assert upkeep(world) == []
+    world.alive.clear()
+    [told] = upkeep(world)
+    assert "perhaps nobody routes 10.1.2.0/24" in told
+    assert f"Go back with `wavelift network revert {world.known().id}`" in told
+    assert world.known().alert == "perhaps nobody routes 10.1.2.0/24"
+    world.clock.sleep(900)
+    assert upkeep(world) == [told]
+    assert alerted(world) == 1
+    world.admit("back", "revert")
+    world.back("back")
+    world.report("back")
+    assert upkeep(world) == []
+    assert world.known().alert == ""
+
+
+def test_what_the_report_told_is_not_told_again(world: World) -> None:
+    world.spec = spec(on_failure="stop")
+    assert "nobody routes" in failed(world).alert
+    assert upkeep(world) == []
+    assert alerted(world) == 1
+
+
+def test_a_way_back_that_never_began_is_an_alert_though_the_report_promised_it(world: World) -> None:
+    failed(world)
+    assert world.starts is not None
+    [told] = upkeep(world)
+    assert "Go back with" in told
+    assert upkeep(world) == [told]
+
+
+def test_a_way_back_that_goes_on_is_none_and_one_that_died_is_one(world: World) -> None:
+    failed(world)
+    assert world.starts is not None
+    id = world.starts.run.dag_run_id
+    world.admit(id, "revert", cutover=world.known().id)
+    world.order(DESTINATION, "back", id)
+    assert upkeep(world) == []
+    world.alive.clear()
+    [told] = upkeep(world)
+    assert f"order_isolate of run {id}" in told
+    assert upkeep(world) == [told]
+    world.clear(id)
+    world.act(world.order(DESTINATION, "back", id), id)
+    world.report(id, words="isolate: NSX refused")
+    assert alerted(world) == 3  # it was tried again, and failed again
+    assert upkeep(world) == []
+
+
+def test_who_routes_is_no_alert_though_the_run_is_dead(world: World) -> None:
+    world.admit()
+    world.alive.clear()
+    assert upkeep(world) == []
+    world.switched("r2")
+    assert upkeep(world) == []
+    world.alive.clear()
+    assert upkeep(world) == []
+
+
+def test_a_destination_that_was_seen_to_route_before_a_failure_is_doubted_when_the_run_goes_on(world: World) -> None:
+    """Somebody isolated it meanwhile, and the run that goes on fails before it looks there."""
+    world.spec = spec(on_failure="stop")
+    going(world)
+    acted = world.act(world.order(SOURCE))
+    acted = world.act(world.order(EXTENSION, acted=acted))
+    last = world.act(world.order(DESTINATION, acted=acted))
+    assert world.report(words="probe: no answer", acted=(last,)).alert == ""
+    world.sides.destination = OFF
+    world.clear("r1")
+    world.act(world.order(SOURCE))
+    assert world.report(words="connect: NSX is away").alert == "perhaps nobody routes 10.1.2.0/24"
+    world.clear("r1")
+    world.forward()
+    assert world.known().state is NetworkState.SWITCHED

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 from wavelift.adapters.hcx import guesses
 from wavelift.adapters.hcx.loose import flag, messages, once, record, text
 from wavelift.adapters.hcx.transport import RefusedRequestError
-from wavelift.base.errors import NotFoundError
 from wavelift.base.rest import Answer, Ask, RestClient, UnreadableError, segment
 
 Generation = Literal["l2", "network"]
@@ -99,21 +98,6 @@ class Extensions:
         if not answer.ok:
             answer = self._client.send(Ask("POST", _PATHS["network"], body=body), **where)
         return _job(answer, where["network"] or "")
-
-    def set_mon(self, extension_id: str, *, on: bool) -> None:
-        """Switch Mobility Optimized Networking. How its body looks is not documented; read it back.
-
-        :raises NotFoundError: there is no such extension, or the manager has no such call.
-        """
-        found = self.find(extension_id)
-        if found is None:
-            raise NotFoundError("HCX does not list this extension", extension=extension_id)
-        features = {**record(found.raw.get("features")), guesses.MON.value: on}
-        path = f"{_PATHS['network']}/{segment(extension_id)}"
-        answer = self._client.send(
-            Ask("PUT", path, body={guesses.MON_BODY.value: features}, again=True), extension=extension_id
-        )
-        _job(answer, extension_id)
 
 
 def read_extension(item: Mapping[str, Any]) -> Extension:

@@ -296,13 +296,14 @@ def cancel(order: CancelOrder, *, hcx: RestClient, ctx: RunContext) -> Cancelled
         told[one.server] = one
         ctx.cancel.check()
     _see_the_end(hcx, told, done, refused, ctx)
+    _leave_drafts(hcx, {server: told[server] for server in refused if server not in done}, done)
     still = {server: why for server, why in refused.items() if server not in done}
     if still:
         words = "; ".join(f"{server}: {why}" for server, why in still.items())
         raise WaveliftError(f"HCX does not cancel: {words}", next_step="The retry asks again", wave=order.wave)
     for server in told.keys() - done.keys():
-        words = "HCX took the order, and has not ended it yet"
-        done[server] = CancelledOne(server=server, outcome="cancelled", words=words)
+        words = "Ask again later, or look there"
+        done[server] = CancelledOne(server=server, outcome="asked", words=words)
     return Cancelled(servers=tuple(done[one.server] for one in order.servers), at=ctx.clock.now())
 
 
@@ -316,7 +317,8 @@ def _with_ids(mobility: Mobility, servers: Iterable[CancelOne]) -> Iterator[Canc
         if one.group_name not in groups:
             id = one.group_id or (mobility.find_group(one.group_name) if one.group_name else None) or ""
             rows = mobility.query_group(id) if id else ()
-            groups[one.group_name] = (id, {row.entity_id: row for row in rows if row.begun})
+            # One without any sign may be a draft, or wait for its turn: then it must be ended, too.
+            groups[one.group_name] = (id, {row.entity_id: row for row in sorted(rows, key=lambda row: row.begun)})
         id, known = groups[one.group_name]
         row = known.get(one.entity_id)
         yield one.model_copy(update={"group_id": id, "migration_id": row.migration_id if row is not None else ""})
@@ -350,6 +352,16 @@ def _without(one: CancelOne, row: Progress | None) -> CancelledOne | None:
     if row.phase.over:
         return CancelledOne(server=one.server, outcome="over", words=row.words)
     return None
+
+
+def _leave_drafts(hcx: RestClient, refused: Mapping[str, CancelOne], done: dict[str, CancelledOne]) -> None:
+    """What HCX does not cancel, and shows no sign of having begun, was never started."""
+    rows = query_many(hcx, [one.migration_id for one in refused.values()])
+    for server, one in refused.items():
+        row = rows.get(one.migration_id)
+        if row is not None and not row.begun:
+            words = "HCX has a draft of it, which was never started"
+            done[server] = CancelledOne(server=server, outcome="absent", words=words)
 
 
 def _see_the_end(

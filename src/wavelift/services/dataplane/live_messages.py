@@ -134,11 +134,6 @@ class LiveOrder(Message):
         return _digest(self.model_dump(mode="json", exclude={"token", "clear_number"}))
 
 
-def digest_of_tasks(tasks: tuple[LiveTask, ...]) -> str:
-    """SHA-256, hex. Approvals name it."""
-    return _digest([task.dump() for task in tasks])
-
-
 def _digest(value: object) -> str:
     told = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(told.encode()).hexdigest()
@@ -188,12 +183,13 @@ class CancelOrder(Message):
 class CancelledOne(Message):
     """What became of it.
 
-    :param outcome: ``cancelled``: HCX took the order, or had ended it before. ``absent``: HCX has no such migration,
-        nor its group. ``too_late``: it switches over, or has. ``over``: it had ended by itself.
+    :param outcome: ``cancelled``: HCX has ended it. ``asked``: HCX took the order, and has not ended it yet.
+        ``absent``: HCX has no such migration, nor its group. ``too_late``: it switches over, or has. ``over``: it had
+        ended by itself.
     """
 
     server: str
-    outcome: Literal["cancelled", "absent", "too_late", "over"]
+    outcome: Literal["cancelled", "asked", "absent", "too_late", "over"]
     words: str = ""
 
 

@@ -10,7 +10,6 @@ It is made with the network's name, gateway and prefix and the ``arguments`` of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, Final, Literal, Protocol
 
 from wavelift.adapters.nsx.errors import NotRealisedError
@@ -201,8 +200,3 @@ def _there(client: RestClient | None, network: NetworkSpec) -> RestClient:
             network=network.network,
         )
     return client
-
-
-def connectivity_of(state: Mapping[str, Any] | None) -> str:
-    """:data:`ON`, :data:`OFF`, or ``unknown``."""
-    return str((state or {}).get(CONNECTIVITY, "unknown"))

@@ -18,12 +18,15 @@ from wavelift.services.live_migration.runs import frozen_live, of_run
 
 LIST: Final = "List them with `wavelift live list`"
 WORDS: Final = {
-    "cancelled": "HCX was told to end it",
+    "cancelled": "HCX has ended it",
+    "asked": "HCX was told to end it, and has not yet",
     "absent": "HCX has no such migration",
     "too_late": "HCX switches it over already: it was not cancelled",
     "over": "HCX had ended with it before it was cancelled",
 }
 """Outcome → what the migration says."""
+NOT_ENDED: Final = (WORDS["asked"], WORDS["too_late"])
+"""How the words begin of what may switch over all the same."""
 
 
 def chosen(ledger: Ledger, wave: str, ids: Sequence[str]) -> tuple[tuple[LiveMigration, ...], ResolvedLive]:

@@ -28,7 +28,7 @@ from wavelift.services.common.line import words_of
 from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.common.slots import InQueue, Queued, SlotRequest, win_together
 from wavelift.services.dataplane.live_messages import LiveOrder, LiveTask
-from wavelift.services.live_migration.approvals import require_approved
+from wavelift.services.live_migration.approvals import last_yes, require_approved
 from wavelift.services.live_migration.plan import LiveTerms
 from wavelift.services.live_migration.runs import Load, frozen_live, hcx_has_window, lock_of, lost_of_live, of_run
 
@@ -128,6 +128,14 @@ def _require_open(wave: ResolvedLive, now: datetime) -> None:
     problem = over(wave.window, now) if hcx_has_window(wave) else None
     if problem is not None:
         raise PermanentError(problem.message, next_step="Trigger a new run with another window", wave=wave.wave)
+    asks = last_yes(wave)
+    if asks is not None and now >= asks:
+        # Started now, a small VM may switch over before HCX is told to end it, and nobody had said yes.
+        raise PermanentError(
+            f"The switchover had to be approved by {utc_minute(asks)}, and nothing has started yet",
+            next_step="Trigger a new run with a later window",
+            wave=wave.wave,
+        )
     if now >= wave.window.end:
         raise PermanentError(
             f"The window was over at {utc_minute(wave.window.end)}",

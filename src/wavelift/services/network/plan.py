@@ -119,6 +119,8 @@ def _planned(place: NetworkPlace, looked: Looked, run: WaveRun, known: NetworkCu
             "before": states,
             "wanted": {name: wanted(name, state) for name, state in states.items()},
             "extension": looked.extension_id,
+            # Who approves has read them: a machine that stays without a gateway, something that nobody can tell.
+            "findings": [[each.code, each.what] for each in looked.findings],
             # An approval is for this very request, and no later one of the same plan.
             "cutover": known.id if known is not None else f"{run.dag_id}/{run.dag_run_id}",
             "asked": known.requested_at.isoformat() if known is not None else "",

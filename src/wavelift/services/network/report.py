@@ -18,10 +18,11 @@ from wavelift.ledger import Ledger, Tx, WaveRun, network_cutovers, waves
 from wavelift.ledger.hcx_records import NetworkCutover
 from wavelift.rules.cutover import StepState
 from wavelift.rules.flows import NETWORK
-from wavelift.rules.network_cutover import NetworkState, may_route_nobody
+from wavelift.rules.network_cutover import NetworkState
 from wavelift.services.common.report import NOT_FINISHED, end_wave_run, failed_run
 from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.network_messages import Acted, NetworkPlace
+from wavelift.services.network.alerts import by_hand, see_to_alert
 from wavelift.services.network.ending import rival
 from wavelift.services.network.finish import FIRST_ORDER, run_since
 from wavelift.services.network.messages import NetworkReport, PlannedNetwork, told
@@ -30,8 +31,6 @@ from wavelift.services.network.runs import PREFIX, frozen_place, place_of
 
 REVERT_PREFIX: Final = "revert__"
 """Of the ids of runs that a failed cutover starts."""
-ALERT: Final = "alert"
-"""Event of a cutover: perhaps nobody routes its network."""
 _GOOD: Final[Mapping[str, frozenset[NetworkState]]] = {
     "cutover": frozenset({NetworkState.SWITCHED, NetworkState.FINISHING, NetworkState.FINISHED, NetworkState.REVERTED}),
     "revert": frozenset({NetworkState.REVERTED}),
@@ -131,7 +130,7 @@ def _close(ledger: Ledger, known: NetworkCutover, run: WaveRun, ended: EndedRun,
             if now.state is NetworkState.FINISHING and _never_began(now, ended, ctx):
                 columns |= {"state": NetworkState.SWITCHED, "phase": "the destination routes the network"}
             now = network_cutovers.apply(tx, now, "finish_failed", at=at, by=ctx.run, **columns)
-        return _alert(tx, now, ctx)
+        return see_to_alert(tx, now, by_hand(place_of(tx, now), now), ctx)
 
 
 def _write_last(tx: Tx, now: NetworkCutover, run: WaveRun, ended: EndedRun, ctx: RunContext) -> NetworkCutover:
@@ -166,51 +165,6 @@ def _words(now: NetworkCutover, ended: EndedRun) -> str:
     return ended.words or now.error or NOT_FINISHED
 
 
-# Whether nobody routes
-
-
-def _alert(tx: Tx, now: NetworkCutover, ctx: RunContext) -> NetworkCutover:
-    """Keep what somebody must know, as long as it is so."""
-    words = _nobody_routes(tx, now)
-    if words == now.alert:
-        return now
-    details = {"words": words, "next": _by_hand(place_of(tx, now), now)} if words else None
-    action = ALERT if words else f"{ALERT}_over"
-    return network_cutovers.apply(tx, now, action, at=ctx.clock.now(), by=ctx.run, details=details, alert=words)
-
-
-def _nobody_routes(tx: Tx, now: NetworkCutover) -> str:
-    if now.state not in (NetworkState.GOING, NetworkState.FAILED, NetworkState.REVERTING):
-        return ""
-    states = {name: row.state for name, row in rows_of(tx, now).items()}
-    if not may_route_nobody(states):
-        return ""
-    sure = states.get("destination") in (StepState.PLANNED, StepState.UNDONE) and (
-        states.get("source") in (StepState.APPLIED, StepState.SETTLED)
-    )
-    return f"{'' if sure else 'perhaps '}nobody routes {now.prefix}"
-
-
-def _by_hand(place: NetworkPlace, known: NetworkCutover) -> list[str]:
-    """What a person does next, and in which order."""
-    spec = place.network
-    dag = NETWORK.dag_id(known.network)
-    if known.state is NetworkState.REVERTING:
-        first = (
-            f"Remove the cause, then clear the task order_isolate of run {known.revert_run} of {dag}, with downstream"
-        )
-    elif spec.on_failure == "revert":
-        first = f"A run of {dag} in mode revert begins by itself: see that it ends well"
-    else:
-        first = f"Go back with `wavelift network revert {known.id}`, or go on: clear order_disconnect with downstream"
-    return [
-        first,
-        f"By hand, if that does not help: see in NSX that {spec.destination.segment} is disconnected (connectivity "
-        f"OFF); only then connect {spec.source.network} to its router at the source, so that "
-        f"{spec.destination.gateway} answers there",
-    ]
-
-
 # The report itself
 
 
@@ -243,7 +197,7 @@ def _told(ledger: Ledger, known: NetworkCutover | None, run: WaveRun, ended: End
 def _next(place: NetworkPlace, known: NetworkCutover) -> list[str]:
     dag = NETWORK.dag_id(known.network)
     if known.alert or known.state in (NetworkState.FAILED, NetworkState.REVERTING):
-        return _by_hand(place, known)
+        return by_hand(place, known)
     if known.state is NetworkState.FINISHING:
         return [
             f"Remove the cause, then clear the task order_finish of run {known.finish_run} of {dag}, with downstream"

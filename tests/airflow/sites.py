@@ -67,13 +67,16 @@ class Lan:
     def prefix(self) -> str:
         return f"10.9.{self.number}.0/24"
 
+    def mac(self, index: int) -> str:
+        return f"00:50:56:09:{self.number:02x}:{index + 11:02x}"
+
     def vm(self, index: int) -> SimVm:
         number = index + 11
         nic = SimNic(
             (f"10.9.{self.number}.{number}",),
             network=self.name,
             network_kind="nsx" if self.segment else "distributed",
-            mac=f"00:50:56:09:{self.number:02x}:{number:02x}",
+            mac=self.mac(index),
         )
         return SimVm(self.servers[index], [SimDisk(capacity=MIB)], nics=(nic,), folder="shop")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from tests.airflow.sites import LANS, Lan, Sites
+from tests.airflow.sites import LANS, UNEXTEND, Lan, Sites
 from tests.airflow.world import Run, World
 
 COMMAND_SECONDS: Final = 600
@@ -134,3 +136,9 @@ class Crossing:
     def gaps(self) -> list[float]:
         """Seconds of each time in which nobody routed the network."""
         return [round(stop - start, 1) for start, stop in self.sites.alarm.gaps(self.lan.prefix)]
+
+    def without_routing(self, cutover: str) -> list[str]:
+        """How long nobody routed the network, and what the ledger says of that time."""
+        times = sorted((datetime.fromisoformat(at), name) for name, at in self.known(cutover)["times"].items())
+        steps = [f"{name} +{(at - before).total_seconds():.1f} s" for (before, _), (at, name) in pairwise(times)]
+        return [f"nobody routed for {self.gaps()} s, {UNEXTEND:g} s of the first by HCX", ", ".join(steps)]

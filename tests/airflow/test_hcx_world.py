@@ -74,6 +74,7 @@ def test_hcx_06_a_server_crosses_and_its_network_follows_and_comes_back(world: A
 
     story.run(story.post(f"/network_cutovers/{cutover}/revert")).ends("success")
     story.assert_back(cutover)
+    print(*story.without_routing(cutover), sep="\n")
 
 
 def followed(story: Crossing, run: Run, id: str) -> set[int]:

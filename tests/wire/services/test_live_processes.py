@@ -44,7 +44,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 def workers(ledger: Ledger, what: str) -> Iterator[list[Any]]:
     """Processes that begin each round at the same instant: when all of them are ready."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    found = [
+    found: list[Any] = [
         subprocess.Popen([*WORKER, ledger.url, what, str(number)], cwd=ROOT, **pipes) for number in range(PROCESSES)
     ]
     try:

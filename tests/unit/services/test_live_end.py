@@ -15,7 +15,14 @@ from wavelift.base.errors import PermanentError, SpecError, TamperedError
 from wavelift.ledger import WaveRunState, waves
 from wavelift.ledger.slots import standing
 from wavelift.rules.flows import SlotKind
-from wavelift.services.dataplane.live_messages import Cancelled, CancelledOne, Followed, FollowedOne, FoundThere
+from wavelift.services.dataplane.live_messages import (
+    Cancelled,
+    CancelledOne,
+    Followed,
+    FollowedOne,
+    FoundThere,
+    LiveOrder,
+)
 from wavelift.services.live_migration import cancelling
 from wavelift.services.live_migration.follow import followed, following, free, note
 from wavelift.services.live_migration.moved import moved, verified
@@ -72,6 +79,12 @@ def test_what_is_followed_and_how_long(live: Live, clock: HandClock) -> None:
         ("a", "replicating", "one; two", "replicating, 40 %"),
         ("b", "", "", "HCX does not list it"),
     ]
+
+
+def test_a_window_far_ahead_is_followed_to(live: Live, clock: HandClock) -> None:
+    start = clock.now() + 100 * HOUR
+    live.moving(window_start=start.isoformat(), window_end=(start + 4 * HOUR).isoformat())
+    assert following(live.ledger, live.ctx()).until == start + 48 * HOUR
 
 
 # How HCX ended
@@ -326,3 +339,17 @@ def test_a_run_of_one_vm_after_the_other_keeps_its_slot_to_the_end(live: Live, c
     live.ended(a="complete", b="complete")
     live.report()
     assert not within(live.ledger.read(), standing)
+
+
+def test_an_order_names_who_hcx_s_group_may_hold_and_is_not_to_be_moved_any_more(live: Live, clock: HandClock) -> None:
+    """The start died once it had made the group; then one server was cancelled, and the run cleared."""
+    assert live.ordered().dropped == ()
+    live.dead = {"r1"}
+    ids = [live.rows()["b"].id]
+    live.admit("c1", mode="cancel", migrations=ids)
+    came = Cancelled(servers=(CancelledOne(server="b", outcome="absent"),), at=clock.now())
+    cancelling.record(live.ledger, came, ids, live.ctx("c1"))
+    live.dead = set()
+    again = live.reserve(clears=1)
+    assert isinstance(again, LiveOrder)
+    assert ([task.name for task in again.tasks], again.dropped) == (["a"], ("b",))

@@ -27,7 +27,7 @@ from wavelift.ledger import WaveRunState, cutovers, events, network_cutovers, wa
 from wavelift.rules.approval import Given
 from wavelift.rules.conf import NetworkConf
 from wavelift.rules.grants import Intent, kid_in, read, require
-from wavelift.rules.network_cutover import DESTINATION, EXTENSION, ON, SOURCE, NetworkState
+from wavelift.rules.network_cutover import DESTINATION, EXTENSION, OFF, ON, SOURCE, NetworkState
 from wavelift.services.common.approval import Verdict, take
 from wavelift.services.common.grant_keys import known_keys
 from wavelift.services.dataplane import grants as connector
@@ -942,3 +942,20 @@ def test_who_routes_is_no_alert_though_the_run_is_dead(world: World) -> None:
     assert upkeep(world) == []
     world.alive.clear()
     assert upkeep(world) == []
+
+
+def test_a_destination_that_was_seen_to_route_before_a_failure_is_doubted_when_the_run_goes_on(world: World) -> None:
+    """Somebody isolated it meanwhile, and the run that goes on fails before it looks there."""
+    world.spec = spec(on_failure="stop")
+    going(world)
+    acted = world.act(world.order(SOURCE))
+    acted = world.act(world.order(EXTENSION, acted=acted))
+    last = world.act(world.order(DESTINATION, acted=acted))
+    assert world.report(words="probe: no answer", acted=(last,)).alert == ""
+    world.sides.destination = OFF
+    world.clear("r1")
+    world.act(world.order(SOURCE))
+    assert world.report(words="connect: NSX is away").alert == "perhaps nobody routes 10.1.2.0/24"
+    world.clear("r1")
+    world.forward()
+    assert world.known().state is NetworkState.SWITCHED

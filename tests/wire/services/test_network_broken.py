@@ -1,4 +1,4 @@
-"""A network cutover where HCX, NSX or people do what nobody expects: never both, and nothing of somebody else is lost."""
+"""A network cutover where HCX, NSX or people do what nobody expects: never both, and nothing of others is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.gateways import GatewayAlarm
 from tests.network_journey import Journey, opened, place
 from tests.wire.simulators_hcx.conftest import HERE, PREFIX, Sites, running, sites
 
-from wavelift.base.errors import WaveliftError
+from wavelift.base.errors import PermanentError, WaveliftError
 
 __all__ = ["running", "sites"]
 pytestmark = pytest.mark.wire
@@ -74,3 +74,24 @@ def test_a_plain_refusal_is_not_waited_for(sites: Sites, journey: Journey) -> No
     go_back(journey)
     assert routing(sites) == [HERE]
     assert (journey.clock.now() - began).total_seconds() < 120
+
+
+def test_finish_does_not_delete_a_segment_that_somebody_made_anew_under_the_same_path(
+    sites: Sites, journey: Journey
+) -> None:
+    """The cutover's own was deleted by hand; this one is for another network, and not in use yet."""
+    journey.look()
+    journey.forward()
+    for port in sites.here.control("GET", f"ports?segment={HERE}"):
+        sites.here.remove_port(HERE, port["id"])
+    sites.here.delete_segment(HERE)
+    sites.here.put_segment(
+        HERE,
+        display_name="VLAN-100",
+        gateway="192.168.7.1/24",
+        connectivity_path="/infra/tier-1s/cgw",
+        advanced_config={"connectivity": "OFF"},
+    )
+    with pytest.raises(PermanentError, match="another one"):
+        journey.finish()
+    assert sites.here.segment(HERE)["display_name"] == "VLAN-100"

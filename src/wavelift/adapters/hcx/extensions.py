@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from wavelift.adapters.hcx import guesses
 from wavelift.adapters.hcx.loose import flag, messages, once, record, text
-from wavelift.adapters.hcx.transport import RefusedRequestError, items_of
+from wavelift.adapters.hcx.transport import RefusedRequestError
 from wavelift.base.rest import Answer, Ask, RestClient, UnreadableError, segment
 
 Generation = Literal["l2", "network"]
@@ -60,9 +60,12 @@ class Extensions:
         if not answer.ok:  # the older call is gone
             answer = self._client.send(Ask("GET", _PATHS["network"]))
         told = answer.object()
-        if not isinstance(told.get("items", record(told.get("data")).get("items")), list):
+        listed = told.get("items", record(told.get("data")).get("items"))
+        if not isinstance(listed, list):
             raise UnreadableError("the answer to the list of extensions has no items", next_step="")
-        return tuple(read_extension(item) for item in items_of(answer))
+        if not all(isinstance(item, Mapping) for item in listed):
+            raise UnreadableError("the list of extensions has items that are none", next_step="")
+        return tuple(read_extension(item) for item in listed)
 
     def find(self, extension_id: str) -> Extension | None:
         """None: it is gone."""

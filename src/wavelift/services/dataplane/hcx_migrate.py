@@ -22,7 +22,7 @@ from wavelift.adapters.hcx.intents import (
 from wavelift.adapters.hcx.mobility import Mobility, Verdict, query_many
 from wavelift.adapters.hcx.mobility import Started as StartedVm
 from wavelift.adapters.hcx.phases import SWITCHING, Phase, Progress
-from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
+from wavelift.base.errors import PermanentError, TamperedError, UnreachableError, WaveliftError
 from wavelift.base.rest import RestClient
 from wavelift.base.run import RunContext
 from wavelift.rules.hcx_wave import WITH_WINDOW
@@ -115,9 +115,11 @@ def start(order: LiveOrder, *, hcx: RestClient, ctx: RunContext) -> Started:
     """Make the mobility group of the order's name and start it; one that is there already is the same one.
 
     :raises RefusedRequestError: HCX started none of them.
+    :raises PermanentError: HCX has the group, not started, for servers that are not to be moved any more.
     :raises UnreachableError: nobody knows yet what HCX started. The retry finds out.
     """
     mobility = Mobility(hcx)
+    _refuse_old_draft(mobility, order)
     group = mobility.make_group(order.group_name, migration_orders(order))
     ctx.cancel.check()
     found = _named(mobility, order, group, mobility.start_group(group), ctx)
@@ -131,6 +133,18 @@ def start(order: LiveOrder, *, hcx: RestClient, ctx: RunContext) -> Started:
             for task in order.tasks
         ),
         at=ctx.clock.now(),
+    )
+
+
+def _refuse_old_draft(mobility: Mobility, order: LiveOrder) -> None:
+    group = mobility.find_group(order.group_name) if order.dropped else None
+    if group is None or any(row.begun for row in mobility.query_group(group)):
+        return
+    raise PermanentError(
+        f"HCX has the mobility group of an earlier try, not started, which is also for {', '.join(order.dropped)}",
+        next_step="Trigger a new run for the servers that are to be moved; delete the group's draft in HCX",
+        group=order.group_name,
+        wave=order.wave,
     )
 
 
@@ -261,6 +275,7 @@ def cancel(order: CancelOrder, *, hcx: RestClient, ctx: RunContext) -> Cancelled
 
     Each server is asked for by itself: one that HCX refuses keeps no other. May be repeated.
 
+    :raises TamperedError: an id is that of another machine's migration.
     :raises WaveliftError: HCX refuses one that has neither ended nor begun to switch over, after all were asked for.
     """
     mobility = Mobility(hcx)
@@ -270,6 +285,7 @@ def cancel(order: CancelOrder, *, hcx: RestClient, ctx: RunContext) -> Cancelled
     told: dict[str, CancelOne] = {}
     refused: dict[str, str] = {}
     for one in asked:
+        _require_its_own(one, rows.get(one.migration_id))
         ended = _without(one, rows.get(one.migration_id))
         if ended is not None:
             done[one.server] = ended
@@ -306,6 +322,22 @@ def _with_ids(mobility: Mobility, servers: Iterable[CancelOne]) -> Iterator[Canc
         id, known = groups[one.group_name]
         row = known.get(one.entity_id)
         yield one.model_copy(update={"group_id": id, "migration_id": row.migration_id if row is not None else ""})
+
+
+def _require_its_own(one: CancelOne, row: Progress | None) -> None:
+    """The ids came by XCom once. Where HCX leaves one out, it is not compared."""
+    for field, expected, found in (
+        ("entity_id", one.entity_id, row.entity_id if row is not None else ""),
+        ("group_id", one.group_id, row.group_id if row is not None else ""),
+    ):
+        if expected and found and expected != found:
+            raise TamperedError(
+                "HCX's migration of this id is of another machine",
+                field=field,
+                expected=expected,
+                found=found,
+                server=one.server,
+            )
 
 
 def _without(one: CancelOne, row: Progress | None) -> CancelledOne | None:

@@ -117,6 +117,9 @@ class LiveOrder(Message):
     group_name: str
     """Of the run hash: HCX has no client token, and refuses a second group of one name."""
     tasks: tuple[LiveTask, ...]
+    dropped: tuple[str, ...] = ()
+    """Servers that an earlier order of this name had, and this one has not: they were cancelled since. A group that was
+    made for them, too, must not be started."""
     window_start: Instant | None = None
     window_end: Instant | None = None
     accept_warnings: bool = False

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from wavelift.adapters.nsx.errors import PendingDeleteError, StillAttachedError
-from wavelift.adapters.nsx.segments import Segments
+from wavelift.adapters.nsx.segments import Segment, Segments
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.placement import NetworkUse
 from wavelift.base.rest import RestClient
@@ -378,6 +378,15 @@ def _delete(order: FinishOrder, sites: Sites, ctx: RunContext, free: Callable[[]
         raise PermanentError(
             f"The source segment is not disconnected any more (type {found.type}, connectivity {found.connectivity})",
             next_step="Find out who connected it: both sides may route the network. Nothing was deleted",
+            network=network.network,
+            segment=found.path,
+        )
+    recorded = Segment.parse(order.records[SOURCE]) if order.records.get(SOURCE) else None
+    if recorded is None or state_of(found) != {**state_of(recorded), CONNECTIVITY: OFF}:
+        raise PermanentError(
+            "The source segment is another one than the cutover recorded: its gateway is "
+            f"{', '.join(found.gateways) or 'unknown'}",
+            next_step="Find out who made it. Nothing was deleted; delete it by hand if it is not needed",
             network=network.network,
             segment=found.path,
         )

@@ -88,10 +88,21 @@ def reserve(
         manager=wave.environment.hcx.connection,
         group_name=begun[0].group_name,
         tasks=tuple(LiveTask.load(each.before) for each in begun),
+        dropped=_dropped(ledger, begun, ctx),
         window_start=scheduled.start if scheduled is not None else None,
         window_end=scheduled.end if scheduled is not None else None,
         accept_warnings=wave.accept_warnings,
         clear_number=clear_number,
+    )
+
+
+def _dropped(ledger: Ledger, begun: Sequence[LiveMigration], ctx: RunContext) -> tuple[str, ...]:
+    """Servers that HCX's group of this run may have been made for, and that are not ordered any more."""
+    goes = {each.id for each in begun}
+    with ledger.read() as tx:
+        found = live_migrations.of_dag_run(tx, ctx.run)
+    return tuple(
+        sorted(each.server for each in found if each.group_name == begun[0].group_name and each.id not in goes)
     )
 
 

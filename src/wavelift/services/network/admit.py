@@ -42,7 +42,7 @@ def admit(
     ending: End | None = conf.mode if conf.mode in ("revert", "finish") else None
     known: NetworkCutover | None = None
     if ending is not None:
-        known = chosen(ledger, network, conf.cutover)
+        known = chosen(ledger, network, conf.cutover or "")
         with ledger.read() as tx:
             place = place_of(tx, known)
     else:

@@ -220,8 +220,9 @@ def _going(tx: Tx, known: NetworkCutover, step: str, ctx: RunContext) -> Network
     require_approved(tx, known.plan_digest, ctx)
     columns: dict[str, Any] = {"state": NetworkState.GOING, "error": "", "alert": "", "cancel_requested": False}
     columns["phase"] = "goes forward"
-    if goes_on:  # weeks may have passed: what a person said then is asked again
+    if goes_on:  # weeks may have passed: what a person said then is asked again, and what was seen then is looked at
         _forget_word(tx, known, ctx)
+        _doubt_destination(tx, known, ctx)
     return network_cutovers.note_time(tx, known, "going", at=ctx.clock.now(), by=ctx.run, **columns)
 
 
@@ -289,6 +290,12 @@ def _forget_word(tx: Tx, known: NetworkCutover, ctx: RunContext) -> None:
     if row.kind == PERSON and row.state in (StepState.INTENDED, StepState.SETTLED):
         at = ctx.clock.now()
         _change(tx, row, StepState.INTENDED, at, ctx, spec=persons.unanswered(row.spec), changed_at=at)
+
+
+def _doubt_destination(tx: Tx, known: NetworkCutover, ctx: RunContext) -> None:
+    row = rows_of(tx, known)[DESTINATION]
+    if row.state is StepState.SETTLED:
+        _change(tx, row, StepState.INTENDED, ctx.clock.now(), ctx)
 
 
 def _change(tx: Tx, row: StepRow, to: StepState, at: datetime, ctx: RunContext, **columns: Any) -> StepRow:

@@ -16,7 +16,7 @@ from wavelift.adapters.hcx.extensions import Extension, Extensions, read_extensi
 from wavelift.adapters.hcx.jobs import Job, Jobs
 from wavelift.adapters.hcx.transport import RefusedRequestError
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
-from wavelift.base.rest import RestClient
+from wavelift.base.rest import RestClient, UnreadableError
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
 from wavelift.rules.network_cutover import EXTENSION
@@ -132,8 +132,20 @@ class ExtensionRemoved(Step):
         return "Extend the network again, as it was; that takes minutes"
 
     def found(self) -> Extension | None:
-        """The extension of the source network now."""
-        return extension_of(self._extensions.list(), self._source_id)
+        """The extension of the source network now.
+
+        :raises UnreadableError: it may be one that HCX lists without saying of which network.
+        """
+        listed = self._extensions.list()
+        known = extension_of(listed, self._source_id)
+        nameless = [each.id for each in listed if not each.source_id]
+        if known is None and nameless:
+            raise UnreadableError(
+                f"HCX lists extensions without saying of which network: {', '.join(nameless)}",
+                next_step="Look in HCX whether the network is extended. The retry asks again",
+                source=self._source_id,
+            )
+        return known
 
     def read(self) -> State:
         known = self.found()

@@ -72,7 +72,7 @@ def serve(folder: Path) -> Iterator[Webhook]:
             self.end_headers()
             self.wfile.write(told)
 
-        do_GET = do_POST = _do  # noqa: N815  # http.server's names
+        do_GET = do_POST = _do  # http.server's names
 
     tls = make(folder, host="127.0.0.1", name="router")
     server = ThreadingHTTPServer((hook.host, 0), Handler)

@@ -160,8 +160,8 @@ class HcxWave(Message):
     )
     max_hours: Annotated[float, Field(gt=0, le=720), NUMBER] = Field(
         default=48,
-        description="Hours in which each server must be migrated, from the start or the window's beginning on. Then its "
-        "task fails.",
+        description="Hours in which each server must be migrated, from the start or the window's beginning on. Then "
+        "its task fails.",
     )
     retries: Annotated[int, Field(ge=2, le=20), WHOLE] = Field(
         default=DEFAULT_RETRIES, description="Retries of each task; at least 2, because a killed scheduler uses one."

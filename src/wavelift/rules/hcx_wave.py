@@ -157,7 +157,9 @@ class HcxWave(Message):
         description="Accept a server whose addresses can't be verified, because VMware Tools don't run in it.",
     )
     max_hours: Annotated[float, Field(gt=0, le=720), NUMBER] = Field(
-        default=48, description="Hours in which each server must be migrated, from the start on. Then its task fails."
+        default=48,
+        description="Hours in which each server must be migrated, from the start on, or from its window on. Then its "
+        "task fails.",
     )
     retries: Annotated[int, Field(ge=2, le=20), WHOLE] = Field(
         default=DEFAULT_RETRIES, description="Retries of each task; at least 2, because a killed scheduler uses one."

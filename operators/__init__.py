@@ -116,6 +116,8 @@ if TYPE_CHECKING:
     from wavelift.operators.control.upkeep import DeleteReplicasOperator as DeleteReplicasOperator
     from wavelift.operators.hcx import HcxMigrateOperator as HcxMigrateOperator
     from wavelift.operators.hcx import HcxValidateOperator as HcxValidateOperator
+    from wavelift.operators.network import SegmentConnectivityOperator as SegmentConnectivityOperator
+    from wavelift.operators.network import UnextendNetworkOperator as UnextendNetworkOperator
 
 OPERATORS: Final = {
     "connector.checks": (
@@ -161,6 +163,7 @@ OPERATORS: Final = {
         "ProbeNetworkOperator",
     ),
     "hcx": ("HcxMigrateOperator", "HcxValidateOperator"),
+    "network": ("SegmentConnectivityOperator", "UnextendNetworkOperator"),
     "connector.preflight": ("PreflightOperator",),
     "connector.replication": (
         "ReplicationPreflightOperator",

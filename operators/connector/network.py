@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from airflow.sdk.exceptions import AirflowRescheduleException
 
@@ -151,26 +151,16 @@ class LookNetworkOperator(NetworkQueueOperator):
         return looked.dump()
 
 
-class ActNetworkOperator(NetworkQueueOperator):
-    """Bring one place from the state before to the state that is wanted, or back, as one order says.
-
-    Runs on the queue of the environment's HCX manager, and holds no worker while HCX or NSX take long: it is
-    rescheduled. It reads first, and is done when the place is so already. Whatever the order of the tasks, it connects
-    no side while the other may route. Returns an :class:`~wavelift.services.dataplane.network_messages.Acted`.
-
-    :param order: the :class:`~wavelift.services.dataplane.network_messages.NetworkOrder` that
-        :class:`OrderNetworkOperator` returned.
-    :param step: ``source``, ``extension`` or ``destination``. :param direction: ``forward`` or ``back``.
-    :param ordered_by: id of the task that gives the order.
-    """
+class OrderedOperator(NetworkQueueOperator):
+    """Base of what carries one order out. A class says which: its ``step`` and ``direction``."""
 
     needs_grant = "network"
     template_inputs = ("order",)
-    plain_inputs = ("step", "direction", "ordered_by")
+    plain_inputs: ClassVar[tuple[str, ...]] = ("ordered_by",)
     order: Any
+    ordered_by: str
     step: str
     direction: str
-    ordered_by: str
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.base.errors import GrantError
@@ -215,6 +205,24 @@ class ActNetworkOperator(NetworkQueueOperator):
                 return found
             self.log.info("waits %s", found.words)
             ctx.cancel.wait(PAUSE_SECONDS)
+
+
+class ActNetworkOperator(OrderedOperator):
+    """Bring one place from the state before to the state that is wanted, or back, as one order says.
+
+    Runs on the queue of the environment's HCX manager, and holds no worker while HCX or NSX take long: it is
+    rescheduled. It reads first, and is done when the place is so already. Whatever the order of the tasks, it connects
+    no side while the other may route. Returns an :class:`~wavelift.services.dataplane.network_messages.Acted`.
+
+    :param order: the :class:`~wavelift.services.dataplane.network_messages.NetworkOrder` that
+        :class:`OrderNetworkOperator` returned.
+    :param step: ``source``, ``extension`` or ``destination``. :param direction: ``forward`` or ``back``.
+    :param ordered_by: id of the task that gives the order.
+    """
+
+    plain_inputs = ("step", "direction")
+    step: str
+    direction: str
 
 
 class ProbeNetworkOperator(ConnectorOperator):

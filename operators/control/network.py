@@ -310,8 +310,8 @@ class NetworkReportOperator(ReportingOperator):
         """What the first task said that failed; or which task was stopped."""
         for step in NETWORK.steps:
             if states.get(step.name) in FAILED_STATES and states.get(step.name) != "upstream_failed":
-                words, next_step = words_left(context["ti"], step.name)
-                return f"{step.name}: {words or 'it was stopped'}" + (f". {next_step}" if next_step else "")
+                words, _ = words_left(context["ti"], step.name)  # with what to do next
+                return f"{step.name}: {words or 'it was stopped'}"
         return ""
 
     def _acted(self, context: Context, states: Mapping[str, str]) -> list[Acted]:

@@ -36,7 +36,7 @@ SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
 GROUPS: Final = {"world": "airflow", "lab": "inprocess", "pair": "airflow"}
 """Fixture → xdist group: there is one of each, and no two Airflows run at once."""
-LAST: Final = ("test_browser", "test_imports", "test_kill", "test_restart", "test_two_schedulers")
+LAST: Final = ("test_browser", "test_hcx_browser", "test_imports", "test_kill", "test_restart", "test_two_schedulers")
 """What a page is waited for in, what slows every import down, and what breaks the running Airflow: in this order,
 after all the rest."""
 EARLY: Final = ("late", "full", "broken")

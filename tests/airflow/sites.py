@@ -4,13 +4,14 @@ over after it. Each story has a VM or two and a network of its own."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from tests.airflow.waves import MIB
+from tests.airflow.waves import MIB, PRINCIPALS
 from tests.gateways import GatewayAlarm
 
 from wavelift.simulators import hcx, nsx
@@ -18,10 +19,10 @@ from wavelift.simulators.vcenter import SimDisk, SimNic, SimVm
 from wavelift.simulators.vcenter import start as start_vcenter
 
 TIER: Final = "/infra/tier-1s/cgw"
-BASE_SYNC: Final = 4.0
-SWITCHOVER: Final = 2.0
-UNEXTEND: Final = 3.0
-"""Seconds that the simulated HCX takes."""
+UUIDS: Final = ("0f7eee74-0000-4000-8000-000000000001", "0f7eee74-0000-4000-8000-000000000002")
+"""Of both vCenters."""
+SECONDS: Final = {"base_sync_seconds": 15.0, "switchover_seconds": 2.0, "unextend_seconds": 3.0}
+"""What the simulated HCX takes. The base sync is long enough to be seen under way on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Sites:
     there: Any
     hcx: Any
     alarm: GatewayAlarm
+    lans: Mapping[str, Lan]
 
     def connections(self) -> dict[str, str]:
         """Airflow connections as environment variables."""
@@ -121,11 +123,30 @@ class Sites:
         """The files of both environments, of the waves and of the networks."""
         (dags / "networks").mkdir(exist_ok=True)
         for name, reach in (("cloud", "control"), ("far", "connector")):
-            _write(dags / "environments" / f"{name}.yaml", _environment(name, reach))
-        for name, lan in LANS.items():
+            _write(dags / "environments" / f"{name}.yaml", self._environment(name, reach))
+        for name, lan in self.lans.items():
             if lan.servers:
                 _write(dags / "waves" / f"{name}.yaml", _wave(name, lan))
             _write(dags / "networks" / f"{name}.yaml", self._network(name, lan))
+
+    def _environment(self, name: str, reach: str) -> dict[str, Any]:
+        users = [f"user:{name}" for name in PRINCIPALS]
+        return {
+            "environment": name,
+            "kind": "hcx",
+            "may": {"migrate": users, "cut_over": users},
+            "hcx": {"connection": "hcx_here", "queue": "dc1", "reach": reach},
+            "source": {"connection": "vsphere_here", "queue": "dc1", "nsx": "nsx_here"},
+            "destination": {
+                "connection": "vsphere_there",
+                "queue": "dc2",
+                "nsx": {"connection": "nsx_there", "tier": TIER},
+            },
+            "pools": ["Compute"],
+            "folders": ["Workloads"],
+            "datastores": ["datastore1"],
+            "networks": [lan.there for lan in self.lans.values()],
+        }
 
     def _network(self, name: str, lan: Lan) -> dict[str, Any]:
         # Nothing of the simulated prefixes can be reached: what answers here stands for a machine of the network.
@@ -144,25 +165,6 @@ class Sites:
             "retry_delay_s": 1,
             **lan.network,
         }
-
-
-def _environment(name: str, reach: str) -> dict[str, Any]:
-    return {
-        "environment": name,
-        "kind": "hcx",
-        "may": {"migrate": ["user:op", "user:admin"], "cut_over": ["user:op", "user:admin"]},
-        "hcx": {"connection": "hcx_here", "queue": "dc1", "reach": reach},
-        "source": {"connection": "vsphere_here", "queue": "dc1", "nsx": "nsx_here"},
-        "destination": {
-            "connection": "vsphere_there",
-            "queue": "dc2",
-            "nsx": {"connection": "nsx_there", "tier": TIER},
-        },
-        "pools": ["Compute"],
-        "folders": ["Workloads"],
-        "datastores": ["datastore1"],
-        "networks": [lan.there for lan in LANS.values()],
-    }
 
 
 def _wave(name: str, lan: Lan) -> dict[str, Any]:
@@ -187,15 +189,18 @@ def _connection(kind: str, simulator: Any) -> str:
     return json.dumps({"conn_type": kind, **told, "extra": {"ca_bundle": str(simulator.ca_file)}})
 
 
-def start(stack: ExitStack, folder: Path) -> Sites:
-    """Both sites with all of :data:`LANS`; they end with ``stack``."""
-    vms = [lan.vm(index) for lan in LANS.values() for index in range(len(lan.servers))]
-    source = stack.enter_context(start_vcenter(folder / "here", vms))
-    destination = stack.enter_context(start_vcenter(folder / "there", []))
+def start(stack: ExitStack, folder: Path, lans: Mapping[str, Lan] = LANS, **settings: Any) -> Sites:
+    """Both sites with all of ``lans``; they end with ``stack``.
+
+    :param settings: of the simulated HCX.
+    """
+    vms = [lan.vm(index) for lan in lans.values() for index in range(len(lan.servers))]
+    source = stack.enter_context(start_vcenter(folder / "here", vms, instance_uuid=UUIDS[0]))
+    destination = stack.enter_context(start_vcenter(folder / "there", [], instance_uuid=UUIDS[1]))
     destination.add_pool("Compute")
     destination.add_folder("Workloads")
     here, there = (stack.enter_context(nsx.start(folder / f"nsx-{site}")) for site in ("here", "there"))
-    for lan in LANS.values():
+    for lan in lans.values():
         if not lan.servers:
             source.add_network(lan.name, "nsx" if lan.segment else "distributed")
         if lan.segment:
@@ -207,13 +212,11 @@ def start(stack: ExitStack, folder: Path) -> Sites:
             folder / "hcx",
             source=hcx.site(source, here, name="HCX-CONN"),
             destination=hcx.site(destination, there, name="HCX-CLOUD"),
-            base_sync_seconds=BASE_SYNC,
-            switchover_seconds=SWITCHOVER,
-            unextend_seconds=UNEXTEND,
+            **{**SECONDS, **settings},
         )
     )
-    for lan in LANS.values():
+    for lan in lans.values():
         manager.extend(lan.name, gateway=lan.gateway, tier=TIER)
         if not lan.segment:
             manager.route(lan.prefix, routed=True)
-    return Sites(source, destination, here, there, manager, GatewayAlarm([here, manager], [there]))
+    return Sites(source, destination, here, there, manager, GatewayAlarm([here, manager], [there]), lans)

@@ -21,7 +21,7 @@ from wavelift.operators._keys import LOOK_KEY, ORDER_KEY
 from wavelift.operators.approval import ApproveOperator
 from wavelift.operators.connector import live as near
 from wavelift.operators.control import live_move
-from wavelift.operators.control.live_plan import LiveOperator
+from wavelift.operators.control.live_plan import LiveOperator, ReserveLiveOperator
 from wavelift.operators.hcx import HcxMigrateOperator
 from wavelift.services.common import grant_keys
 from wavelift.services.common.grant_keys import KeyFiles
@@ -206,6 +206,20 @@ def test_a_question_that_somebody_marked_a_success_is_no_yes(running: Running, h
     running.ti.left["record", ORDER_KEY] = {**left, "servers": left["servers"][:1]}
     with pytest.raises(GrantError):
         cancel_task(running)
+
+
+def test_a_start_that_nobody_knows_of_is_cancelled_if_its_switchover_must_be_approved(
+    running: Running, hcx: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer was lost, and HCX away: the group may run, and would switch over in its window without a yes."""
+    live = running.live
+    monkeypatch.setattr(LiveOperator, "resolved_live", lambda self, name: live.wave())
+    monkeypatch.setattr(LiveOperator, "rights", lambda self: live.rights)
+    monkeypatch.setattr(LiveOperator, "live_terms", lambda self, context: live.terms)
+    windowed(running)
+    ReserveLiveOperator(task_id="reserve").work(running.as_task("reserve"))
+    cancel_task(running)
+    assert hcx == ["cancel a b"]
 
 
 def test_what_moved_is_handed_out_with_a_look_for_each_side(running: Running) -> None:

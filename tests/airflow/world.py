@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -163,7 +163,14 @@ class Run:
 
     def clear(self, *tasks: Any) -> list[dict[str, Any]]:
         """Clear tasks with what comes after them, as a person does in the web UI."""
-        cleared = self.world.api.clear(self.dag_id, self.run_id, list(tasks))
+        return self._cleared(tasks, downstream=True)
+
+    def clear_alone(self, task: Any) -> list[dict[str, Any]]:
+        """Clear one task, and nothing that comes after it."""
+        return self._cleared([task], downstream=False)
+
+    def _cleared(self, tasks: Sequence[Any], *, downstream: bool) -> list[dict[str, Any]]:
+        cleared = self.world.api.clear(self.dag_id, self.run_id, list(tasks), downstream=downstream)
         self.player = threading.current_thread().name
         if self not in self.world.active:
             self.world.active.append(self)

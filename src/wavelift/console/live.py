@@ -1,4 +1,4 @@
-"""Routes of live migrations with HCX: plan, reserve and start, list, cancel.
+"""Routes of live migrations with HCX: plan, reserve and start, list, approve, cancel.
 
 A migration is reserved in the ledger under the id of the DAG run that is made next, through Airflow's own API with the
 caller's token. Reading needs the right to read the wave's live DAG, writing the right to trigger it and ``migrate`` in
@@ -17,12 +17,13 @@ from fastapi import FastAPI, HTTPException, Query
 from wavelift.airflow.rest import ApiError
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.console.access import readable_dags, require_read
+from wavelift.console.answering import Asking, answered
 from wavelift.console.caller import CallerDep
-from wavelift.console.cutover_answers import CutoverApproval
+from wavelift.console.cutover_answers import CutoverAnswered, CutoverApproval
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep
 from wavelift.console.live_answers import LiveCancelled, LiveDetails, LivePage, LiveRow, LiveStarted
 from wavelift.console.on_demand import CONFLICT, ENDED, context_of, make_run, new_run, require_awake
-from wavelift.console.requests import LiveBody, LiveQuery
+from wavelift.console.requests import ApprovalBody, LiveBody, LiveQuery
 from wavelift.ledger import Ledger, cutovers, live_migrations
 from wavelift.ledger.hcx_records import LiveMigration
 from wavelift.ledger.live_migrations import LiveFilter
@@ -31,10 +32,15 @@ from wavelift.rules.conf import LiveConf
 from wavelift.rules.flows import LIVE
 from wavelift.rules.live import IN_HCX, LiveState
 from wavelift.services.live_migration import requests
-from wavelift.services.live_migration.runs import RUN_KIND, run_subject
+from wavelift.services.live_migration.approvals import approval_of, plan_question, switchover_question
+from wavelift.services.live_migration.runs import RUN_KIND, frozen_live, run_subject
 from wavelift.services.migration.waiting import MAKING
 
 WAY_OUT: Final = "unpause it by the switch of the DAG in the web UI; `wavelift live` does it by itself"
+ASKING: Final = Asking(
+    {LIVE.task_id("approve"): plan_question, LIVE.task_id("approve_switchover"): switchover_question},
+    lambda run: approval_of(frozen_live(run)),
+)
 _NOT_MADE: Final = (LiveState.RESERVED, LiveState.EXPIRED)
 """States in which the DAG run of a migration may not be there."""
 
@@ -42,6 +48,7 @@ _NOT_MADE: Final = (LiveState.RESERVED, LiveState.EXPIRED)
 def add_live_routes(app: FastAPI) -> None:
     _reading(app)
     _starting(app)
+    _answering(app)
     _cancelling(app)
 
 
@@ -122,6 +129,18 @@ def _started(run: DagRun, body: LiveBody, opened: Sequence[LiveMigration], **mor
         migrations=[LiveRow.of(each) for each in sorted(opened, key=lambda each: each.server)],
         **more,
     )
+
+
+def _answering(app: FastAPI) -> None:
+    @app.post("/waves/{wave}/live/{dag_run_id}/approval")
+    def answer_live(
+        wave: str, dag_run_id: str, body: ApprovalBody, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
+    ) -> CutoverAnswered:
+        """Approve or reject what a run asks: its plan, or that HCX may switch over."""
+        run = DagRun(LIVE.dag_id(wave), dag_run_id)
+        caller.require(run.dag_id, Action.MIGRATE)
+        caller.require_where([run], Action.MIGRATE)
+        return answered(run, ASKING, body, caller, ledger, airflow)
 
 
 def _cancelling(app: FastAPI) -> None:

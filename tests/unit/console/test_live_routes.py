@@ -14,11 +14,12 @@ from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, desk
 
 from wavelift.airflow.rest import ApiError
 from wavelift.base.run import DagRun
-from wavelift.ledger import live_migrations, waves
+from wavelift.ledger import cutovers, live_migrations, waves
 from wavelift.rules.live import LiveState
 from wavelift.services.common.admit import RunRequest
 from wavelift.services.live_migration.admit import admit
 from wavelift.services.live_migration.requests import NOT_MADE
+from wavelift.services.live_migration.runs import RUN_KIND, run_subject
 
 __all__ = ["desk"]
 
@@ -137,3 +138,23 @@ def test_what_hcx_moves_is_ended_there_by_a_run(live: Desk) -> None:
     body: dict[str, Any] = {}
     live.airflow.paused = True
     assert "is paused" in live.refused("POST", f"/live/{known.id}/cancel", 409, body)["detail"]
+
+
+def test_an_answer_goes_to_airflow_and_is_in_the_ledger_at_once(live: Desk) -> None:
+    """Airflow forgets one that comes within seconds of the question, if it takes the task for dead: seen."""
+    freeze(live, LIVE_RUN)
+    one_live(live.ledger, plan_digest="d" * 64)
+    path = f"{PATH}/{LIVE_RUN.dag_run_id}/approval"
+    assert "asks nothing now" in live.refused("POST", path, 409, {"answer": "approve"})["detail"]
+    live.airflow.asking = {"approve"}
+    told = live.post(path, answer="approve")
+    assert (told["task_id"], told["answered_by"]) == ("approve", "ana")
+    kept = within(live.ledger.read(), cutovers.newest_approval, RUN_KIND, run_subject(LIVE_RUN), "d" * 64)
+    assert kept is not None
+    assert (kept.answer, kept.answered_by) == ("approve", "ana")
+    live.airflow.asking = {"approve_switchover"}
+    live.post(path, answer="reject")
+    assert live.airflow.answered == [
+        (LIVE_RUN.dag_run_id, "approve", "Approve"),
+        (LIVE_RUN.dag_run_id, "approve_switchover", "Reject"),
+    ]

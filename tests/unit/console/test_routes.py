@@ -110,6 +110,7 @@ RIGHTS: Final = {
     "GET /live": Needs(rows="migrations"),
     "GET /live/{live_id}": read(LIVE),
     "POST /waves/{wave}/live": write(LIVE, {"servers": ["db01"], "mode": "migrate"}),
+    "POST /waves/{wave}/live/{dag_run_id}/approval": write(LIVE, {"answer": "approve"}),
     "POST /live/{live_id}/cancel": change(LIVE),
     "POST /waves/{wave}/tests": write(TEST, {"servers": ["web01"]}),
     "GET /tests": Needs(rows="tests"),

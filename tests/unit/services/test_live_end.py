@@ -81,6 +81,12 @@ def test_what_is_followed_and_how_long(live: Live, clock: HandClock) -> None:
     ]
 
 
+def test_a_window_far_ahead_is_followed_to(live: Live, clock: HandClock) -> None:
+    start = clock.now() + 100 * HOUR
+    live.moving(window_start=start.isoformat(), window_end=(start + 4 * HOUR).isoformat())
+    assert following(live.ledger, live.ctx()).until == start + 48 * HOUR
+
+
 # How HCX ended
 
 

@@ -519,6 +519,40 @@ def test_a_failed_cutover_starts_its_way_back_once(world: World) -> None:
     assert reports.reverts(world.ledger, world.ctx()) is None
 
 
+def test_the_way_back_of_a_failed_cutover_needs_no_right_nor_file(world: World) -> None:
+    """The environment's file was broken, or the right was taken away, while the source was disconnected."""
+    going(world)
+    acted = world.act(world.order(SOURCE))
+    given, world.environment = world.environment, environment(cut_over=("user:bob",))
+    with pytest.raises(DeniedError):
+        world.order(EXTENSION, acted=acted)
+    world.report(words="order_unextend: alice may not cut over")
+    started = world.starts
+    assert started is not None
+    with pytest.raises(DeniedError):
+        world.admit("mine", "revert")
+    world.admit(started.run.dag_run_id, "revert", cutover=world.known().id)
+    assert world.back(started.run.dag_run_id).state is NetworkState.REVERTED
+    assert world.sides.routed_by == (SOURCE,)
+    assert given != world.environment
+
+
+def test_a_way_back_that_did_not_even_begin_is_told(world: World) -> None:
+    failed(world)
+    assert world.starts is not None
+    id = world.starts.run.dag_run_id
+    made = world.report(id, words="admit: the database is away")
+    assert made.alert == "perhaps nobody routes 10.1.2.0/24"
+    assert made.stopped
+    assert made.next_steps[0].startswith("Go back with `wavelift network revert")
+
+
+def test_a_run_that_was_only_reserved_and_never_admitted_tells_so(world: World) -> None:
+    requests.reserve(world.ledger, world.place, NetworkConf(mode="cutover"), world.ctx())
+    made = world.report(words="admit: the files are broken")
+    assert (made.stopped, made.alert) == ("admit: the files are broken", "")
+
+
 def test_a_file_may_leave_it_to_a_person(world: World) -> None:
     world.spec = spec(on_failure="stop")
     failed(world)

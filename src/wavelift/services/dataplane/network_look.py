@@ -14,6 +14,7 @@ from wavelift.base.domain import Finding, Severity
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.placement import NetworkUse
 from wavelift.base.run import RunContext
+from wavelift.base.units import counted
 from wavelift.rules.findings import Findings
 from wavelift.rules.network import NetworkSpec
 from wavelift.rules.network_cutover import DESTINATION, EXTENSION, SOURCE
@@ -347,7 +348,7 @@ class _Looking:
             more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
             self._error(
                 "occupied",
-                f"{len(left)} network cards are on the source network: {names}{more}",
+                f"{counted(len(left), 'network card')} on the source network: {names}{more}",
                 why="These machines lose their gateway at the moment of the cutover",
                 do="Migrate them, take their cards away, or list machines that may stay under 'exceptions'",
             )

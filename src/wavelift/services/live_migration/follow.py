@@ -40,13 +40,12 @@ class Following:
 
 
 def following(ledger: Ledger, ctx: RunContext) -> Following:
-    """What of this run HCX moves, and by when each must be there: ``max_hours`` from its start on, or from
-    the window on, until which HCX holds it back."""
+    """What of this run HCX moves, and by when each must be there: ``max_hours`` from its start on, or from the moment
+    that HCX may switch over."""
     wave, found = of_run(ledger, ctx)
     moving = [each for each in found if each.state is LiveState.MOVING and each.migration_id]
-    began = min(
-        (datetime.fromisoformat(each.times[LiveState.MOVING]) for each in moving if each.times), default=ctx.clock.now()
-    )
+    times = [datetime.fromisoformat(each.times[LiveState.MOVING]) for each in moving if each.times]
+    began = min(times, default=ctx.clock.now())
     if wave.window is not None and hcx_has_window(wave):
         began = max(began, wave.window.start)
     return Following(

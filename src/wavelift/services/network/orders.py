@@ -107,11 +107,11 @@ def order(
 
     :param acted: what the task of the step before returned; None: this is the first step of its direction.
     :raises PermanentError: the cutover may not go this way now, or a person did not answer in time.
-    :raises NotApprovedError: nobody has approved the plan. :raises DeniedError: whoever asked may not cut over.
+    :raises NotApprovedError: nobody has approved the plan. :raises DeniedError: whoever asked may not go forward.
     :raises BusyError: the cutover was changed at the same moment.
     """
-    require_again(ledger, ctx, Action.CUT_OVER, rights=desk.rights)
-    if direction == "forward":
+    if direction == "forward":  # the way back was asked for at its admission: nothing may hold it up now
+        require_again(ledger, ctx, Action.CUT_OVER, rights=desk.rights)
         with ledger.read() as tx:
             require_unchanged(waves.get(tx, ctx.run), desk.load)
     known = _seen(ledger, direction, ctx)

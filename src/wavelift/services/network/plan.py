@@ -8,6 +8,7 @@ from typing import Any, Final
 from wavelift.base.domain import Finding, Severity
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
+from wavelift.base.units import counted
 from wavelift.ledger import Ledger, Tx, WaveRun, cutovers, network_cutovers, waves
 from wavelift.ledger.hcx_records import NetworkCutover
 from wavelift.ledger.network_cutovers import NETWORK_KIND
@@ -179,7 +180,9 @@ def _steps(place: NetworkPlace) -> list[PlannedStep]:
 def _notes(place: NetworkPlace) -> list[str]:
     spec = place.network
     fails = "everything is undone by itself" if spec.on_failure == "revert" else "a person decides"
-    probes = "nothing" if spec.probes is None else f"{len(spec.probes.checks)} checks from queue {spec.probes.queue}"
+    probes = "nothing"
+    if spec.probes is not None:
+        probes = f"{counted(len(spec.probes.checks), 'check')} from queue {spec.probes.queue}"
     return [
         "nobody routes the network from the first step until the third",
         f"probed: {probes}; if a step or a check fails, {fails}",

@@ -72,13 +72,25 @@ def report(ledger: Ledger, ended: EndedRun, ctx: RunContext) -> NetworkReport:
         run = waves.find(tx, ctx.run)
         known = network_cutovers.of_dag_run(tx, ctx.run) or network_cutovers.ended_by(tx, ctx.run)
     if run is None:  # it was never admitted
-        network = NETWORK.wave_of(ctx.run.dag_id)
-        return NetworkReport(wave=f"{PREFIX}{network}", network=network, mode="", stopped=ended.words or NOT_FINISHED)
+        return _never_admitted(ledger, known, ended, ctx)
     if known is not None:
         known = _close(ledger, known, run, ended, ctx)
     made = _told(ledger, known, run, ended)
     end_wave_run(ledger, made, ctx)
     return made
+
+
+def _never_admitted(ledger: Ledger, known: NetworkCutover | None, ended: EndedRun, ctx: RunContext) -> NetworkReport:
+    """Perhaps it is the way back of a cutover that failed: then still nobody routes, and nobody has been told so."""
+    network = NETWORK.wave_of(ctx.run.dag_id)
+    made = NetworkReport(wave=f"{PREFIX}{network}", network=network, mode="", stopped=ended.words or NOT_FINISHED)
+    if known is None or not known.state.touched:
+        return made
+    with ledger.write(network_cutovers.lock_name(known.network)) as tx:
+        now = network_cutovers.get(tx, known.id, lock=True)
+        steps = tuple(by_hand(place_of(tx, now), now, alone=True))
+        now = see_to_alert(tx, now, steps, ctx)
+    return made.model_copy(update={"cutover": now.id, "state": str(now.state), "alert": now.alert, "next_steps": steps})
 
 
 def raise_when_failed(made: NetworkReport) -> None:

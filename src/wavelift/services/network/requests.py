@@ -49,7 +49,7 @@ def reserve(
     if conf.mode == "cutover":
         state = NetworkState.RESERVED
         return open_cutover(ledger, place, ctx, note=conf.note or "", request_id=request_id, state=state)
-    known = chosen(ledger, place.network.network, conf.cutover)
+    known = chosen(ledger, place.network.network, conf.cutover or "")
     require_endable(known, conf.mode, ctx)
     return known
 

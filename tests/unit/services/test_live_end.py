@@ -353,11 +353,3 @@ def test_an_order_names_who_hcx_s_group_may_hold_and_is_not_to_be_moved_any_more
     again = live.reserve(clears=1)
     assert isinstance(again, LiveOrder)
     assert ([task.name for task in again.tasks], again.dropped) == (["a"], ("b",))
-
-
-def test_a_server_is_followed_into_a_window_that_lies_days_ahead(live: Live, clock: HandClock) -> None:
-    """Else it would switch over with nobody looking, after its run had failed."""
-    start = clock.now() + timedelta(days=10)
-    live.spec = {"window": {"start": start.isoformat(), "end": (start + timedelta(hours=4)).isoformat()}}
-    live.moving(servers=["a"])
-    assert following(live.ledger, live.ctx()).until == start + timedelta(hours=live.wave().max_hours)

@@ -112,7 +112,7 @@ def test_hcx_08_a_person_disconnects_and_connects_again_by_cli(world: Any) -> No
     assert BY_HAND["undo"] in story.cli("network", "show", id)
     assert story.routed_by() == []
     story.sites.hcx.route(story.lan.prefix, routed=True)
-    assert "confirmed as undone" in story.cli("network", "confirm", id, "source")
+    assert "confirmed as undone" in story.cli("network", "confirm", id, "source", "--undone")
     back.ends("success")
     story.assert_back(id)
 

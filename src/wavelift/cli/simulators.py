@@ -164,8 +164,8 @@ def up(out: Console, *, only: str, state: Path | None, write: Path | None = None
         fail(f"--only has {unknown[0]!r}; allowed are {', '.join(NAMES)}")
     if write and wanted not in (USUAL, BETWEEN_SITES):
         fail(
-            "--write needs the simulators of vCenter and AWS: leave out --only. For a first wave of HCX and its network, "
-            "write '--only hcx,nsx'"
+            "--write needs the simulators of vCenter and AWS: leave out --only. For a first wave of HCX and its "
+            "network, write '--only hcx,nsx'"
         )
     require_simulators()
     done = threading.Event()

@@ -32,6 +32,7 @@ __all__ = ["running", "sites"]
 pytestmark = pytest.mark.wire
 THERE: Final = "/infra/segments/L2E_VLAN-100"
 ROUTER: Final = "router"
+HOOKED: Final = {"network": "VLAN-100", "disconnect": {"by": "webhook", "connection": "hook"}}
 TIMEOUT_S: Final = 1.0
 PATIENCE_S: Final = 6.0
 
@@ -271,3 +272,21 @@ def test_hcx_08_a_class_that_is_not_here_or_says_nothing_is_told(
         pytest.raises(PermanentError, match="The network step 'acme_switch' says 'perhaps'"),
     ):
         journey.look()
+
+
+class Echo(Webhook):
+    """It says in its errors what it was sent."""
+
+    def call(self, method: str, target: str, body: Any) -> tuple[int, Any]:
+        said = {"error": f"cannot parse 'Authorization: {max(self.logins)}'", "state": max(self.logins)}
+        return (400 if method == "POST" else 200), said
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_hcx_08_a_webhook_that_repeats_its_login_puts_it_into_no_error(tmp_path: Path, method: str) -> None:
+    """Errors are logged, kept by Airflow, and told to people."""
+    with served(Echo(None), tmp_path) as client, pytest.raises(WaveliftError) as caught:
+        side = source_side.WebhookSide(client, place("webhook", source=HOOKED).network)
+        side.read() if method == "GET" else side.write({"connectivity": "OFF"})
+    assert "Bearer" in str(caught.value) or "***" in str(caught.value)
+    assert "opensesame" not in f"{caught.value!r} {caught.value}"

@@ -15,10 +15,10 @@ from wavelift.base.placement import NetworkUse
 from wavelift.base.run import RunContext
 from wavelift.rules.findings import Findings
 from wavelift.rules.network import NetworkSpec
-from wavelift.rules.network_cutover import DESTINATION, EXTENSION, SOURCE
+from wavelift.rules.network_cutover import CONNECTIVITY, DESTINATION, EXTENSION, OFF, ON, SOURCE
 from wavelift.services.dataplane.network_act import Sites
 from wavelift.services.dataplane.network_messages import Looked, LookOrder, NetworkOrder, Occupant
-from wavelift.services.dataplane.source_side import CONNECTIVITY, OFF, ON, state_of
+from wavelift.services.dataplane.source_side import state_of
 from wavelift.services.dataplane.steps.network import extension_of, identity
 from wavelift.services.dataplane.steps.step import State
 

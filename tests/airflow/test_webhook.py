@@ -18,7 +18,8 @@ from wavelift.airflow.hooks.webhook import WebhookHook
 from wavelift.base import rest
 from wavelift.base.errors import SpecError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.patience import RetryPolicy
-from wavelift.services.dataplane.source_side import OFF, ON, WebhookSide
+from wavelift.rules.network_cutover import OFF, ON
+from wavelift.services.dataplane.source_side import WebhookSide
 
 pytestmark = pytest.mark.airflow
 

@@ -17,7 +17,7 @@ from wavelift.base.placement import NetworkUse
 from wavelift.base.rest import RestClient
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
-from wavelift.rules.network_cutover import DESTINATION, EXTENSION, SOURCE
+from wavelift.rules.network_cutover import CONNECTIVITY, DESTINATION, EXTENSION, OFF, ON, SOURCE
 from wavelift.services.dataplane.network_messages import (
     Acted,
     Direction,
@@ -27,7 +27,7 @@ from wavelift.services.dataplane.network_messages import (
     NetworkPlace,
     StepName,
 )
-from wavelift.services.dataplane.source_side import CONNECTIVITY, OFF, ON, NsxSide, Side, source_side, state_of
+from wavelift.services.dataplane.source_side import NsxSide, Side, source_side, state_of
 from wavelift.services.dataplane.steps.network import ASKED, Connectivity, ExtensionRemoved, quiet
 from wavelift.services.dataplane.steps.step import Outcome, Settled, Step, Waiting, apply, undo
 

@@ -73,7 +73,7 @@ class Crossing:
 
     def migrations_in_hcx(self, server: str) -> list[str]:
         """How each that was ever started ended, or its phase."""
-        return [one["phase"] for one in self.sites.hcx.migrations() if one["vm"] == server]
+        return [str(one["phase"]).lower() for one in self.sites.hcx.migrations() if one["vm"] == server]
 
     def assert_moved(self, server: str) -> None:
         """By both vCenters: it is there once, on, with its card on the extended network, and gone from here."""
@@ -81,7 +81,7 @@ class Crossing:
         there = self.sites.vms("destination")[server]
         assert there["power"] == "poweredOn"
         assert [nic["network"] for nic in self.sites.destination.get_vm(server)["nics"]] == [self.lan.there]
-        assert [nic["mac"] for nic in there["nics"]] == [self.lan.vm(self.lan.servers.index(server)).nics[0].mac]
+        assert [nic["mac"] for nic in there["nics"]] == [self.lan.mac(self.lan.servers.index(server))]
 
     # the network's cutover
 
@@ -110,7 +110,7 @@ class Crossing:
     def extended(self) -> bool:
         """Whether HCX extends the network now."""
         changes = [what for _, what, network in self.sites.hcx.extension_log() if network == self.lan.name]
-        return [what for what in changes if what in ("extended", "unextended")][-1] == "extended"
+        return bool([what for what in changes if what in ("extended", "unextended")][-1] == "extended")
 
     def assert_switched(self, cutover: str) -> dict[str, Any]:
         known = self.known(cutover)

@@ -53,7 +53,7 @@ def test_hcx_06_a_server_crosses_and_its_network_follows_and_comes_back(world: A
     assert (moved["state"], moved["percent"]) == ("moved", 100), moved
     assert moved["approval"]["answered_by"] == "op"
     assert set(moved["found"]) == {"source", "destination"}
-    assert story.migrations_in_hcx("crossed-a") == ["complete"]
+    assert story.migrations_in_hcx("crossed-a") == ["COMPLETE"]
     story.assert_moved("crossed-a")
 
     assert story.plan() == []

@@ -343,15 +343,13 @@ def finish(order: FinishOrder, sites: Sites, ctx: RunContext, *, free: Callable[
         )
     notes: list[str] = []
     deleted = False
-    if network.source.segment is not None and network.source.disconnect.by in ("nsx", "vmc", "person"):
+    if network.source.deleted:
         waiting = _delete(order, sites, ctx, free)
         if waiting is not None:
             return waiting
         deleted = True
     else:
-        notes.append(
-            f"The source network {network.source.network} is no segment of NSX: delete it where it is, by hand"
-        )
+        notes.append(f"The source network {network.source.network} stays: delete it where it is, by hand")
     renamed = ""
     if network.rename_to and look.segment.name != network.rename_to:
         there.rename(network.destination.segment, network.rename_to)

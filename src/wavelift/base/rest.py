@@ -230,7 +230,7 @@ class RestClient:
             pool.close()
 
     def send(self, ask: Ask, **where: object) -> Answer:
-        """The answer to ``ask``: below 400, or of a status that it accepts.
+        """The answer to ``ask``: below 300, or of a status that it accepts.
 
         :param where: coordinates of an error.
         :raises LostAnswerError: it must not be sent twice, and nobody knows what it did.

@@ -290,3 +290,18 @@ def test_hcx_08_a_webhook_that_repeats_its_login_puts_it_into_no_error(tmp_path:
         side.read() if method == "GET" else side.write({"connectivity": "OFF"})
     assert "Bearer" in str(caught.value) or "***" in str(caught.value)
     assert "opensesame" not in f"{caught.value!r} {caught.value}"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_hcx_08_an_answer_that_leads_elsewhere_is_none(tmp_path: Path, status: int) -> None:
+    """As of a login page in front of it, also where its body looks right."""
+
+    class Elsewhere(Webhook):
+        def call(self, method: str, target: str, body: Any) -> tuple[int, Any]:
+            return status, {"state": "disconnected"}
+
+    with served(Elsewhere(None), tmp_path) as client:
+        side = source_side.WebhookSide(client, place("webhook", source=HOOKED).network)
+        for ask in (side.read, lambda: side.write({"connectivity": "OFF"})):
+            with pytest.raises(WaveliftError, match="leads elsewhere"):
+                ask()

@@ -430,7 +430,7 @@ def test_an_id_that_is_not_the_named_one_s_starts_nothing(live: Live, of: str) -
     """Somebody edited what pre-flight left: an allowed name, over the id of another place."""
     order = live.order(a_wave("app01"))
     task = order.tasks[0]
-    change: dict[str, Any] = {
+    changes: dict[str, dict[str, Any]] = {
         "storage": {"storage": task.storage.model_copy(update={"id": task.placement[0].id})},
         "placement": {
             "placement": (task.placement[0].model_copy(update={"id": task.placement[1].id}), *task.placement[1:])
@@ -441,8 +441,8 @@ def test_an_id_that_is_not_the_named_one_s_starts_nothing(live: Live, of: str) -
                 for card in task.cards
             )
         },
-    }[of]
-    edited = order.model_copy(update={"tasks": (task.model_copy(update=change),)})
+    }
+    edited = order.model_copy(update={"tasks": (task.model_copy(update=changes[of]),)})
     for call in (validate, start):
         act: Any = call
         with live.hcx() as hcx, pytest.raises(TamperedError, match="another name"):

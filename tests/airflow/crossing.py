@@ -75,7 +75,7 @@ class Crossing:
 
     def migrations_in_hcx(self, server: str) -> list[str]:
         """How each that was ever started ended, or its phase."""
-        return [one["phase"] for one in self.sites.hcx.migrations() if one["vm"] == server]
+        return [str(one["phase"]).lower() for one in self.sites.hcx.migrations() if one["vm"] == server]
 
     def assert_moved(self, server: str) -> None:
         """By both vCenters: it is there once, on, with its card on the extended network, and gone from here."""

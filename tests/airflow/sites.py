@@ -21,8 +21,11 @@ from wavelift.simulators.vcenter import start as start_vcenter
 TIER: Final = "/infra/tier-1s/cgw"
 UUIDS: Final = ("0f7eee74-0000-4000-8000-000000000001", "0f7eee74-0000-4000-8000-000000000002")
 """Of both vCenters."""
-SECONDS: Final = {"base_sync_seconds": 15.0, "switchover_seconds": 2.0, "unextend_seconds": 3.0}
-"""What the simulated HCX takes. The base sync is long enough to be seen under way on a busy machine."""
+BASE_SYNC: Final = 15.0
+SWITCHOVER: Final = 2.0
+UNEXTEND: Final = 3.0
+"""Seconds that the simulated HCX takes. The base sync is long enough to be seen under way on a busy machine."""
+SECONDS: Final = {"base_sync_seconds": BASE_SYNC, "switchover_seconds": SWITCHOVER, "unextend_seconds": UNEXTEND}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, get_args
 
 from tests.contexts import HandClock, run_context
@@ -17,7 +18,7 @@ from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.network import NetworkSpec
 from wavelift.services.dataplane.network_act import Sites, act, finish, job_of
-from wavelift.services.dataplane.network_look import look, refuse_in_the_way
+from wavelift.services.dataplane.network_look import look, refuse_in_the_way, refuse_to_delete
 from wavelift.services.dataplane.network_messages import (
     Acted,
     Direction,
@@ -155,6 +156,8 @@ class Journey:
             finally:
                 if direction == "forward":
                     self.job = job_of(order, self.ctx(task)) or self.job
+                if self.ended_ordered is not None and (step, direction) == ("extension", "forward"):
+                    self.ended_ordered = self.clock.now()  # as long as it runs, it may ask HCX
             if isinstance(found, Acted):
                 if (step, direction) == ("extension", "forward"):
                     self.ended_ordered = None  # its row is settled: HCX has ended
@@ -179,7 +182,8 @@ class Journey:
             cutover="net-1", place=self.place, records=self.looked.records, destination=destination, digest="d"
         )
         for _ in range(MOST_CALLS):
-            found = finish(order, self.sites, self.ctx("finish"))
+            ctx = self.ctx("finish")
+            found = finish(order, self.sites, ctx, free=partial(refuse_to_delete, order, self.sites, ctx))
             if isinstance(found, Finished):
                 return found
             self.wait(found)

@@ -247,8 +247,8 @@ class World:
         assert isinstance(asked, NetworkOrder), asked
         return self.sides.act(asked, self.clears.get(id, 0), self.clock.now())
 
-    def confirm(self, step: str = SOURCE, by: str = "bob") -> StepRow:
-        return requests.confirm(self.ledger, self.known().id, step, by, clock=self.clock)
+    def confirm(self, step: str = SOURCE, by: str = "bob", *, said: str = "done") -> StepRow:
+        return requests.confirm(self.ledger, self.known().id, step, by, said=said, clock=self.clock)
 
     def forward(self, id: str = "r1") -> NetworkCutover:
         """From the first order to the end."""
@@ -273,7 +273,7 @@ class World:
                 assert self.sides.destination == OFF
                 self.sides.source = ON
                 self.sides.see()
-                self.confirm()
+                self.confirm(said="undone")
                 asked = self.order(step, "back", id, acted)
             acted = self.act(asked, id)
             self.clock.sleep(10)

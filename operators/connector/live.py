@@ -26,7 +26,7 @@ FOLLOW_SECONDS: Final = 60.0
 """Between two looks of the task that follows on the queue: each starts a process. A look is one query for the run."""
 VERIFY_SECONDS: Final = 60.0
 """Between two looks for what comes a while after the VM, such as the addresses of its guest."""
-ORDERING: Final = (LIVE.task_id("approve_switchover"), LIVE.task_id("record"), ADMIT)
+ORDERING: Final = (LIVE.task_id("approve_switchover"), LIVE.task_id("record"), LIVE.task_id("reserve"), ADMIT)
 """Tasks that may have left an order to cancel; the newest comes first."""
 
 

@@ -269,14 +269,16 @@ class FinishNetworkOperator(NetworkQueueOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.services.dataplane.network_act import finish
+        from wavelift.services.dataplane.network_look import refuse_to_delete
         from wavelift.services.dataplane.network_messages import Finished, FinishOrder
 
         order = FinishOrder.load(self.order)
         self.grant_issuer = self.ordered_by
         self.granted(context, order.place, order.token, plan=order.bound, about=order.cutover)
         self.must_not_be_cleared(context, order.clear_number, issuer=self.ordered_by)
-        with self.sites(order.place) as sites:
-            found = finish(order, sites, self.server_context(context))
+        ctx = self.server_context(context)
+        with self.sites(order.place, may_be_gone=True) as sites:
+            found = finish(order, sites, ctx, free=lambda: refuse_to_delete(order, sites, ctx))
         if isinstance(found, Finished):
             return found.dump()
         self.look_again(found)

@@ -187,6 +187,8 @@ class MovedOperator(LiveOperator):
         ti, ctx = context["ti"], self.server_context(context)
         left = [ti.xcom_pull(task_ids=name, map_indexes=-1) for name in FOLLOWING]
         came = next((Followed.load(each) for each in left if each), None)
+        if came is None:
+            raise AirflowSkipException("nothing was followed")
         with self.ledger() as ledger:
             wave, _ = of_run(ledger, ctx)
             found = moved(ledger, came, ctx)

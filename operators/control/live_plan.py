@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wavelift.operators._base import clears_of, conf_of
@@ -162,12 +163,14 @@ class ReserveLiveOperator(LiveOperator, WaitingOperator):
     Control plane. The name of the mobility group is written down before HCX is asked for it. Cleared with all that
     follows, it asks the ledger, and gives a new order for the same group. Returns a
     :class:`~wavelift.services.dataplane.live_messages.LiveOrder` with its grant.
+
+    If the switchover must be approved, the order to cancel is left, too: nobody may ever know that HCX has started.
     """
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.services.common.slots import InQueue
-        from wavelift.services.live_migration import orders
+        from wavelift.services.live_migration import approvals, cancelling, orders
         from wavelift.services.live_migration.reserve import reserve
         from wavelift.services.live_migration.runs import of_run
 
@@ -182,6 +185,11 @@ class ReserveLiveOperator(LiveOperator, WaitingOperator):
                 clear_number=clears_of(context),
             )
             wave, _ = of_run(ledger, ctx)
+            to_cancel = cancelling.order_of_run(ledger, ctx, clear_number=clears_of(context))
         if isinstance(found, InQueue):
             self.wait_for_slot(found)
-        return dict(orders.to_start(config.grant_key_file(), found, wave, ctx).dump())
+        key = config.grant_key_file()
+        if approvals.last_yes(wave) is not None:
+            order = orders.to_cancel(key, to_cancel, wave, ctx, valid=timedelta())
+            context["ti"].xcom_push(key=ORDER_KEY, value=order.dump())
+        return dict(orders.to_start(key, found, wave, ctx).dump())

@@ -299,6 +299,7 @@ class NetworkReportOperator(ReportingOperator):
             planned=self._planned(context),
             acted=self._acted(context, states),
             began=states.get("finish") not in _NOT_BEGUN,
+            clears=clears_of(context),
         )
         made = reports.report(ledger, ended, ctx)
         if made.alert:
@@ -309,8 +310,8 @@ class NetworkReportOperator(ReportingOperator):
         """What the first task said that failed; or which task was stopped."""
         for step in NETWORK.steps:
             if states.get(step.name) in FAILED_STATES and states.get(step.name) != "upstream_failed":
-                words, next_step = words_left(context["ti"], step.name)
-                return f"{step.name}: {words or 'it was stopped'}" + (f". {next_step}" if next_step else "")
+                words, _ = words_left(context["ti"], step.name)  # with what to do next
+                return f"{step.name}: {words or 'it was stopped'}"
         return ""
 
     def _acted(self, context: Context, states: Mapping[str, str]) -> list[Acted]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.airflow import sites
 from tests.airflow.aside import Players, is_aside
 from tests.airflow.fleet import LAB_WAVES, OTHER_VCENTER, SLOW, WAVES, lay_out_more, simulators
 from tests.airflow.inprocess import Lab, airflow_here
@@ -35,7 +36,7 @@ SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
 GROUPS: Final = {"world": "airflow", "lab": "inprocess", "pair": "airflow"}
 """Fixture → xdist group: there is one of each, and no two Airflows run at once."""
-LAST: Final = ("test_browser", "test_imports", "test_kill", "test_restart", "test_two_schedulers")
+LAST: Final = ("test_browser", "test_hcx_browser", "test_imports", "test_kill", "test_restart", "test_two_schedulers")
 """What a page is waited for in, what slows every import down, and what breaks the running Airflow: in this order,
 after all the rest."""
 EARLY: Final = ("late", "full", "broken")
@@ -44,6 +45,8 @@ EARLY_FOR: Final = {"test_wave", "test_console", "test_specs", "test_browser"}
 TEST_SECONDS: Final = 1800
 """A run that takes seconds on idle cores takes minutes beside four others."""
 MAIN: Final = threading.main_thread().name
+HCX_FOR: Final = {"test_hcx_world", "test_hcx_browser"}
+"""What the two sites and their HCX manager run for."""
 LEFT_SECONDS: Final = 120
 """A cancelled import needs a moment to be gone."""
 
@@ -86,11 +89,16 @@ def world(
     with ExitStack() as stack:
         stage = stack.enter_context(simulators(folder, WAVES, slow=SLOW))
         lay_out_more(folder / "dags", stage)
+        crossing = None
+        if HCX_FOR & {item.path.stem for item in request.session.items}:
+            crossing = sites.start(stack, folder)
+            crossing.lay_out(folder / "dags")
         ledger_url = postgres.create()
         Ledger.open(ledger_url, upgrade=True).close()
         connections = stage.connections()
         settings = {
             **connections,
+            **(crossing.connections() if crossing else {}),
             "AIRFLOW_CONN_AWS_NARROW": connections["AIRFLOW_CONN_AWS_DEMO"],
             f"AIRFLOW_CONN_{OTHER_VCENTER.upper()}": connections["AIRFLOW_CONN_VSPHERE_DEMO"],
             "AIRFLOW__WAVELIFT__POLL_SECONDS": "1",
@@ -110,7 +118,7 @@ def world(
         airflow = stack.enter_context(LocalAirflow(folder / "home", folder / "dags", settings))
         airflow.migrate()
         airflow.start()
-        made = World(stage=stage, dags=folder / "dags", ledger_url=ledger_url, airflow=airflow)
+        made = World(stage=stage, dags=folder / "dags", ledger_url=ledger_url, airflow=airflow, sites=crossing)
         stack.callback(made.ledger.close)
         if EARLY_FOR & {item.path.stem for item in request.session.items}:
             made.early = {wave: made.trigger(wave) for wave in EARLY}
@@ -118,6 +126,8 @@ def world(
         for run in list(made.active):
             run.wait()
         made.assert_nothing_is_left(set(WAVES))
+        if crossing:
+            crossing.alarm.check()
     assert not airflow.processes(), "processes of this Airflow outlived it"
 
 

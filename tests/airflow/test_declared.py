@@ -13,10 +13,12 @@ from airflow.sdk import DAG
 import wavelift.operators
 import wavelift.sensors
 from wavelift.dag_factory import _makers
+from wavelift.dag_factory.network import network_dag
 from wavelift.operators._base import WaveliftOperator
 from wavelift.operators.connector._plane import ConnectorOperator, EnvironmentOperator
 from wavelift.operators.control._plane import ControlOperator
-from wavelift.rules.flows import FLOWS, Flow, Plane, flow_of
+from wavelift.rules.flows import EVERY_FLOW, Flow, Plane
+from wavelift.rules.network_plans import NetworkShape
 from wavelift.rules.plans import WaveShape
 
 pytestmark = pytest.mark.airflow
@@ -25,26 +27,48 @@ ROOT: Final = Path(__file__).parents[2]
 SHAPE: Final = WaveShape(
     wave="erp", connector="hall-a", environment="prod", environment_queue="near-aws", replicates=True, cuts_over=True
 )
-DAGS: Final = {flow_of(dag.dag_id).name: dag for dag in (make(SHAPE) for make in _makers(SHAPE))}
+HCX: Final = WaveShape(
+    wave="erp", method="hcx", environment="vmc", hcx_queue="hall-a", connector="source", environment_queue="destination"
+)
+NET: Final = NetworkShape(
+    network="erp",
+    environment="vmc",
+    hcx_queue="hall-a",
+    source_queue="source",
+    destination_queue="destination",
+    probe_queue="probes",
+)
+MADE: Final = [*(make(shape) for shape in (SHAPE, HCX) for make in _makers(shape)), network_dag(NET)]
+DAGS: Final = {dag.dag_id: dag for dag in MADE}
 KINDS: Final[dict[Plane, type[WaveliftOperator]]] = {
     Plane.CONTROL: ControlOperator,
     Plane.CONNECTOR: ConnectorOperator,
     Plane.ENVIRONMENT: EnvironmentOperator,
+    Plane.SOURCE: ConnectorOperator,
+    Plane.DESTINATION: ConnectorOperator,
+    Plane.PROBE: ConnectorOperator,
 }
-QUEUES: Final = {Plane.CONTROL: "default", Plane.CONNECTOR: "hall-a", Plane.ENVIRONMENT: "near-aws"}
+QUEUES: Final = {
+    Plane.CONTROL: "default",
+    Plane.CONNECTOR: "hall-a",
+    Plane.ENVIRONMENT: "near-aws",
+    Plane.SOURCE: "source",
+    Plane.DESTINATION: "destination",
+    Plane.PROBE: "probes",
+}
 PUBLIC: Final = [
     getattr(module, name) for module in (wavelift.operators, wavelift.sensors) for name in sorted(module.__all__)
 ]
 OPENED: Final = ("VsphereHook(", "VmImportHook.of(", "Ledger.open(")
 
 
-def test_a_wave_has_a_dag_of_every_flow() -> None:
-    assert [make(SHAPE).dag_id for make in _makers(SHAPE)] == [flow.dag_id("erp") for flow in FLOWS]
+def test_every_flow_has_one_dag() -> None:
+    assert [dag.dag_id for dag in MADE] == [flow.dag_id("erp") for flow in EVERY_FLOW]
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", EVERY_FLOW, ids=lambda flow: flow.name)
 def test_each_step_has_an_operator_of_its_plane_and_its_queue(flow: Flow) -> None:
-    dag = DAGS[flow.name]
+    dag = DAGS[flow.dag_id("erp")]
     assert set(dag.task_ids) == {step.task_id for step in flow.steps}
     for step in flow.steps:
         task: Any = dag.get_task(step.task_id)
@@ -54,9 +78,9 @@ def test_each_step_has_an_operator_of_its_plane_and_its_queue(flow: Flow) -> Non
         assert task.is_teardown is step.teardown, step.name
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", EVERY_FLOW, ids=lambda flow: flow.name)
 def test_the_report_comes_after_every_removal_and_what_follows_a_step_runs_after_it(flow: Flow) -> None:
-    dag = DAGS[flow.name]
+    dag = DAGS[flow.dag_id("erp")]
     for step in flow.steps:
         assert {flow.task_id(name) for name in step.after} <= dag.get_task(step.task_id).upstream_task_ids, step.name
 

@@ -17,7 +17,17 @@ from tests.ledgers import within
 from wavelift.airflow.hooks.vsphere import VsphereHook
 from wavelift.base.errors import UnreachableError
 from wavelift.ledger import events
-from wavelift.operators.connector import cutover, cutover_back, export, inventory, preflight, replication, snapshot
+from wavelift.operators import hcx
+from wavelift.operators.connector import (
+    cutover,
+    cutover_back,
+    export,
+    inventory,
+    live,
+    preflight,
+    replication,
+    snapshot,
+)
 from wavelift.operators.connector._plane import NEEDS, ConnectorOperator
 from wavelift.services.common import grant_keys
 from wavelift.services.common.grant_keys import KeyFiles
@@ -196,10 +206,10 @@ def test_an_operator_that_does_not_say_what_it_needs_is_no_operator() -> None:
 
     kinds = {
         kind
-        for module in (cutover, cutover_back, export, inventory, preflight, replication, snapshot)
+        for module in (cutover, cutover_back, export, hcx, inventory, live, preflight, replication, snapshot)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, ConnectorOperator) and kind.__module__ == module.__name__
-    }
+    } - {live.HcxConnectorOperator}
     assert all(kind.needs_grant in NEEDS for kind in kinds)
     assert {kind.__name__: kind.needs_grant for kind in kinds} == {
         "VmExportOperator": "move",
@@ -215,6 +225,15 @@ def test_an_operator_that_does_not_say_what_it_needs_is_no_operator() -> None:
         "PreflightOperator": "look",
         "ReplicationPreflightOperator": "look",
         "ServersPreflight": "look",
+        "LiveOrderOperator": "live",
+        "LivePreflightOperator": "look",
+        "HcxValidateOperator": "live",
+        "HcxMigrateOperator": "live",
+        "LiveCancelOperator": "live",
+        "LiveFollowNearOperator": "look",
+        "VerifyingOperator": "look",
+        "LiveVerifyDestinationOperator": "look",
+        "LiveVerifySourceOperator": "look",
         "RemoveSnapshotOperator": "nothing",
         "CatalogInventoryOperator": "nothing",
         "ConnectorCheckOperator": "nothing",

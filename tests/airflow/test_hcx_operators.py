@@ -22,9 +22,6 @@ from wavelift.airflow import config
 from wavelift.airflow.hooks.hcx import HcxHook
 from wavelift.airflow.triggers.hcx import HcxFollowTrigger
 from wavelift.base.run import DagRun, SystemClock
-from wavelift.operators import hcx as hcx_operators
-from wavelift.operators.connector import live
-from wavelift.operators.connector._plane import ConnectorOperator
 from wavelift.operators.hcx import HcxMigrateOperator, HcxValidateOperator
 from wavelift.sensors.hcx import HcxMigrationSensor
 from wavelift.services.common.grant_keys import KeyFiles, keygen
@@ -136,23 +133,6 @@ def test_hcx_is_not_met_for_what_was_not_granted(
     with pytest.raises(AirflowFailException, match=word):
         task.execute(context(left, clears=clears))
     assert not contacted
-
-
-def test_what_each_task_of_a_live_run_needs() -> None:
-    kinds = [
-        kind
-        for module in (live, hcx_operators)
-        for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, ConnectorOperator) and kind.__module__ == module.__name__
-    ]
-    needs = {kind.__name__: kind.needs_grant for kind in kinds if hasattr(kind, "needs_grant")}
-    assert {name for name, need in needs.items() if need == "live"} == {
-        "HcxMigrateOperator",
-        "HcxValidateOperator",
-        "LiveCancelOperator",
-        "LiveOrderOperator",
-    }
-    assert set(needs.values()) == {"live", "look"}
 
 
 def test_they_are_public() -> None:

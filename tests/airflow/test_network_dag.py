@@ -64,6 +64,7 @@ def test_every_task_that_acts_has_its_own_order_before_it() -> None:
         assert task.upstream_task_ids == {task.ordered_by} == {f"order_{task.task_id}"}
         order: Any = DAG.get_task(task.ordered_by)
         assert (order.step, order.direction) == (task.step, task.direction)
+        assert order.retry_delay == task.retry_delay == factory.ACTING_DELAY, "nobody routes meanwhile"
 
 
 def test_a_task_process_builds_the_dag_that_it_needs_alone(monkeypatch: pytest.MonkeyPatch) -> None:

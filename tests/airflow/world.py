@@ -6,11 +6,12 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.airflow.outside import Outside
+from tests.airflow.sites import Sites
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.rates import TransferProgress
@@ -28,11 +29,13 @@ class World(Outside):
 
     :param early: runs that began with the session, by wave.
     :param active: runs that were triggered and not yet seen to end.
+    :param sites: of HCX; None: no test of this session needs them.
     """
 
     airflow: LocalAirflow
     early: dict[str, Run] = field(default_factory=dict)
     active: list[Run] = field(default_factory=list)
+    sites: Sites | None = None
 
     @property
     def api(self) -> ApiClient:
@@ -160,7 +163,14 @@ class Run:
 
     def clear(self, *tasks: Any) -> list[dict[str, Any]]:
         """Clear tasks with what comes after them, as a person does in the web UI."""
-        cleared = self.world.api.clear(self.dag_id, self.run_id, list(tasks))
+        return self._cleared(tasks, downstream=True)
+
+    def clear_alone(self, task: Any) -> list[dict[str, Any]]:
+        """Clear one task, and nothing that comes after it."""
+        return self._cleared([task], downstream=False)
+
+    def _cleared(self, tasks: Sequence[Any], *, downstream: bool) -> list[dict[str, Any]]:
+        cleared = self.world.api.clear(self.dag_id, self.run_id, list(tasks), downstream=downstream)
         self.player = threading.current_thread().name
         if self not in self.world.active:
             self.world.active.append(self)

@@ -184,13 +184,17 @@ def _runs(row: CutoverDetails) -> Iterator[str]:
             yield f"{words}: {id}"
 
 
-def asked_of_person(steps: Iterable[CutoverStep], confirm: str) -> str:
-    """What a step asks of a person now; empty: nothing. :param confirm: the command that takes the person's word."""
+def asked_of_person(steps: Iterable[CutoverStep], confirm: str, *, undone: str = "") -> str:
+    """What a step asks of a person now; empty: nothing.
+
+    :param confirm: the command that takes the person's word. :param undone: its option on the way back.
+    """
     asked = next((step for step in steps if step.kind == "person" and step.waits), None)
     if asked is None:
         return ""
-    words = asked.undo_words if asked.state is StepState.UNDOING else asked.words
-    return f"{words}. Then: `{confirm} {shlex.quote(asked.name)}`"
+    back = asked.state is StepState.UNDOING
+    words = asked.undo_words if back else asked.words
+    return f"{words}. Then: `{confirm} {shlex.quote(asked.name)}{undone if back else ''}`"
 
 
 def _next(row: CutoverDetails) -> str:

@@ -14,9 +14,11 @@ import shlex
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+
+import yaml
 
 from wavelift.base.private import private_folder
 from wavelift.cli.dag_files import dags_source, lay_out
@@ -26,6 +28,20 @@ from wavelift.rules.environment import PRINCIPALS
 
 NAME: Final = "demo"
 """Name of the wave and of its environment."""
+SITES: Final = "sites"
+"""The same for HCX, and of the network."""
+TO_AWS: Final = (f"wavelift wave plan {NAME}", f"wavelift migrate {NAME}", "wavelift migrations list")
+BETWEEN_SITES: Final = (
+    f"wavelift live plan {SITES}",
+    f"wavelift live start {SITES} --no-wait",
+    f"wavelift live approve {SITES} RUN   # RUN is printed by the command before",
+    "wavelift live list",
+    f"wavelift network plan {SITES}",
+    f"wavelift network cutover {SITES}",
+    f"wavelift network approve {SITES} RUN",
+    "wavelift network list",
+)
+"""What to run next."""
 PORT: Final = 8080
 """Airflow's own port. It is used if it is free."""
 PASSWORDS: Final = "passwords.json"
@@ -51,15 +67,8 @@ def write(folder: Path, running: Stage) -> Iterator[str]:
     private_folder(folder)
     airflow_home(home)
     yield from lay_out(dags)
-    template = dags_source()
-    specs = {
-        dags / "environments" / f"{NAME}.yaml": running.environment(
-            template / "environments" / "demo.yaml",
-            users=[getpass.getuser()],  # of `airflow dags trigger`: Airflow records who runs the shell
-        ),
-        dags / "environments" / f"{PRINCIPALS}.yaml": running.principals(users=[getpass.getuser()]),
-        dags / "waves" / f"{NAME}.yaml": _wave(template / "waves" / "demo.yaml"),
-    }
+    specs = _between_sites(dags, running) if running.sites.hcx is not None else _to_aws(dags, running)
+    specs[dags / "environments" / f"{PRINCIPALS}.yaml"] = running.principals(users=[getpass.getuser()])
     for path, content in specs.items():
         yield f"wrote {path}" if put(path, content) else f"kept {path}: it was changed"
     port = PORT if _is_free(PORT) else free_port()
@@ -67,18 +76,35 @@ def write(folder: Path, running: Stage) -> Iterator[str]:
         yield f"wrote {env}: the connections and the password of Airflow's user admin; only you can read it"
     else:
         yield f"kept {env}: it was changed. Its addresses are of an older start; remove it to have it written again"
-    yield from _next(dags, shlex.quote(str(env)), port)
+    commands = BETWEEN_SITES if running.sites.hcx is not None else TO_AWS
+    yield from _next(dags, shlex.quote(str(env)), port, commands)
 
 
-def _next(dags: Path, env: str, port: int) -> Iterator[str]:
+def _to_aws(dags: Path, running: Stage) -> dict[Path, str]:
+    template = dags_source()
+    environment = running.environment(
+        template / "environments" / "demo.yaml",
+        users=[getpass.getuser()],  # of `airflow dags trigger`: Airflow records who runs the shell
+    )
+    return {
+        dags / "environments" / f"{NAME}.yaml": environment,
+        dags / "waves" / f"{NAME}.yaml": _wave(template / "waves" / "demo.yaml"),
+    }
+
+
+def _between_sites(dags: Path, running: Stage) -> dict[Path, str]:
+    users = dict.fromkeys(("admin", getpass.getuser()))
+    files = running.sites.files(SITES, users=users)
+    return {dags / path: yaml.safe_dump(content, sort_keys=False) for path, content in files.items()}
+
+
+def _next(dags: Path, env: str, port: int, commands: Sequence[str]) -> Iterator[str]:
     yield "In a second terminal, start Airflow. It needs about a minute:"
     yield f"  . {env} && wavelift init && airflow standalone"
     yield "In a third terminal:"
     yield f"  . {env}"
     yield f"  wavelift wave validate {shlex.quote(str(dags))}"
-    yield f"  wavelift wave plan {NAME}"
-    yield f"  wavelift migrate {NAME}"
-    yield "  wavelift migrations list"
+    yield from (f"  {command}" for command in commands)
     yield f"The web UI is http://127.0.0.1:{port}: user admin, with the password WAVELIFT_PASSWORD of {env}"
     yield "The files stay when the simulators stop. The next start has new addresses: begin again in terminal two"
 

@@ -1,4 +1,4 @@
-"""``wavelift live …``: plan, start, watch and cancel live migrations with VMware HCX."""
+"""``wavelift live …``: plan, start, watch, approve and cancel live migrations with VMware HCX."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from wavelift.cli.output import (
 )
 from wavelift.cli.watch import Row, Waiting, shown, tell, wait
 from wavelift.console.answers import RunStarted
+from wavelift.console.cutover_answers import CutoverAnswered
 from wavelift.console.live_answers import LiveCancelled, LiveDetails, LivePage, LiveRow, LiveStarted
 from wavelift.rules.flows import LIVE, REPORT
 
@@ -42,6 +43,7 @@ FIRST: Final = "`wavelift live plan WAVE` tells what one would do; `wavelift liv
 
 Wave = Annotated[str, typer.Argument(metavar="WAVE")]
 ServerNames = Annotated[list[str] | None, typer.Argument(metavar="SERVER", help="Only these. Without: all.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the DAG run that asks.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a live migration: liv-…")]
 From = Annotated[str, typer.Option("--from", help="No switchover before this time: '2026-12-05 22:00'.")]
 To = Annotated[str, typer.Option("--to", help="No switchover after this time.")]
@@ -77,7 +79,7 @@ def start(  # noqa: PLR0913  # one parameter per option
     note: Annotated[str, typer.Option(help="Kept with the run.")] = "",
     request_id: RequestName = "",
     priority: Annotated[queue.Choice, typer.Option(help=queue.PRIORITY_HELP)] = queue.Choice.NORMAL,
-    follow: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")] = True,
+    follow: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let HCX migrate servers: their ids are printed at once. To try servers again that failed, name them."""
@@ -92,6 +94,7 @@ def start(  # noqa: PLR0913  # one parameter per option
     if not follow:
         if as_json:
             print_json(answer)
+        tell(told, f"`wavelift live approve {wave} {run.dag_run_id}` approves its plan, once it is made")
         tell(told, f"`wavelift live list --wave {wave}` shows how they get on")
         return
     state = _watched(api, wave, run, told, as_json=as_json)
@@ -139,6 +142,20 @@ def show_one(id: Id, as_json: AsJson = False) -> None:
     row, times = LiveDetails.model_validate(answer), Times()
     show_facts(f"{row.id}  {row.wave}/{row.server}", _facts(row, times))
     times.tell()
+
+
+@app.command()
+@api_errors_told()
+def approve(wave: Wave, run: RunName) -> None:
+    """Approve what a run asks: its plan, or that HCX may switch over."""
+    _answer(wave, run, "approve")
+
+
+@app.command()
+@api_errors_told()
+def reject(wave: Wave, run: RunName) -> None:
+    """Reject what a run asks: a plan is not begun; what has not begun to switch over is cancelled in HCX."""
+    _answer(wave, run, "reject")
 
 
 @app.command()
@@ -219,6 +236,14 @@ def _asked(
     }
     body = {"mode": mode, **{key: value for key, value in given.items() if value}}
     return dict(api.call("POST", path_of("wavelift", "waves", wave, "live"), body))
+
+
+def _answer(wave: str, run: str, answer: str) -> None:
+    path = path_of("wavelift", "waves", wave, "live", run, "approval")
+    given = CutoverAnswered.model_validate(client().call("POST", path, {"answer": answer}))
+    did = {"approve": "approved", "reject": "rejected"}[given.answer]
+    what = "the switchover" if given.task_id == LIVE.task_id("approve_switchover") else "the plan"
+    say(f"{given.dag_id}, run {given.dag_run_id}: {given.answered_by} {did} {what}")
 
 
 def _none(wave: str, dag_id: str) -> str:

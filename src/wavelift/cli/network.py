@@ -169,10 +169,13 @@ def reject(network: Network, run: RunName) -> None:
 @app.command()
 @api_errors_told()
 def confirm(
-    id: Id, step: Annotated[str, typer.Argument(metavar="STEP", help="Name of the step, as `show` prints it.")]
+    id: Id,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="Name of the step, as `show` prints it.")],
+    undone: Annotated[bool, typer.Option("--undone", help="On the way back: it is undone.")] = False,
 ) -> None:
-    """Say that what a step asks of a person was done, or undone: what it asks now."""
-    answer = client().call("POST", path_of("wavelift", "network_cutovers", id, "confirm"), {"step": step})
+    """Say that what a step asks of a person was done, or undone. Refused if it asks for the opposite now."""
+    said = {"step": step, "answer": "undone" if undone else "done"}
+    answer = client().call("POST", path_of("wavelift", "network_cutovers", id, "confirm"), said)
     row = NetworkStepConfirmed.model_validate(answer)
     did = "undone" if row.state == "undoing" else "done"
     say(f"{row.cutover}: '{row.name}' is confirmed as {did}")
@@ -234,7 +237,7 @@ def _facts(row: NetworkCutoverDetails, times: Times) -> Iterator[tuple[str, str]
 
 
 def _next(row: NetworkCutoverDetails) -> str:
-    if asked := asked_of_person(row.steps, f"wavelift network confirm {row.id}"):
+    if asked := asked_of_person(row.steps, f"wavelift network confirm {row.id}", undone=" --undone"):
         return asked
     back = f"`wavelift network revert {row.id}` goes back to the source"
     if row.state is NetworkState.WAITING:

@@ -11,11 +11,15 @@ from typing import Any, Final, Literal
 
 NETWORK: Final = "VLAN-100"
 """The source's network, on which the demo's servers are."""
+EXTENDED: Final = "L2E_VLAN-100"
+"""What the simulated HCX calls the segment that it makes at the destination."""
 GATEWAY: Final = "192.0.2.1/24"
 PREFIX: Final = "192.0.2.0/24"
 TIER: Final = "/infra/tier-1s/cgw"
 POOL: Final = "Compute"
 FOLDER: Final = "Workloads"
+DESTINATION_UUID: Final = "5b1e7a3c-0000-4000-8000-0000000000d2"
+"""Of the destination's vCenter: HCX tells vCenters apart by it, and all simulators have the same."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,56 @@ class Sites:
         if self.hcx is not None:
             found["AIRFLOW_CONN_HCX_DEMO"] = connection("hcx", self.hcx)
         return found
+
+    def files(self, name: str, *, users: Collection[str]) -> dict[str, dict[str, Any]]:
+        """An environment, a wave and a network of this name that fit what runs: path below the DAGs folder → content.
+
+        :param users: who may do everything in the environment.
+        """
+        may = [f"user:{user}" for user in users]
+        environment = {
+            "environment": name,
+            "kind": "hcx",
+            "description": "Two simulated sites with HCX between them",
+            "may": {"migrate": may, "cut_over": may},
+            "hcx": {"connection": "hcx_demo"},
+            "source": {"connection": "vsphere_demo", "nsx": "nsx_demo"},
+            "destination": {
+                "connection": "vsphere_demo_destination",
+                "nsx": {"connection": "nsx_demo_destination", "tier": TIER},
+            },
+            "pools": [POOL],
+            "folders": [FOLDER],
+            "datastores": ["datastore1"],
+            "networks": [EXTENDED],
+        }
+        wave = {
+            "wave": name,
+            "method": "hcx",
+            "description": "Two running servers of the simulated source site",
+            "environment": name,
+            "type": "rav",
+            "target": {"networks": {NETWORK: EXTENDED}},
+            "servers": ["web01", "db01"],
+        }
+        network = {
+            "network": name,
+            "description": "Their network",
+            "environment": name,
+            "source": {
+                "network": NETWORK,
+                "segment": f"/infra/segments/{NETWORK}",
+                "disconnect": {"by": "nsx"},
+            },
+            "destination": {"network": EXTENDED, "segment": f"/infra/segments/{EXTENDED}", "gateway": GATEWAY},
+            "exceptions": ["win01"],
+            "soak_hours": 0,
+        }
+        return {
+            f"environments/{name}.yaml": environment,
+            f"waves/{name}.yaml": wave,
+            f"networks/{name}.yaml": network,
+        }
 
     def addresses(self) -> list[tuple[str, str, str]]:
         """What it is, its address, its user."""
@@ -82,7 +136,7 @@ def start_sites(stack: ExitStack, folder: Path, source: Any, *, hcx: bool, nsx: 
     from wavelift.simulators import hcx as simulator
     from wavelift.simulators.vcenter import start as start_vcenter
 
-    destination = stack.enter_context(start_vcenter(folder / "destination", []))
+    destination = stack.enter_context(start_vcenter(folder / "destination", [], instance_uuid=DESTINATION_UUID))
     destination.add_pool(POOL)
     destination.add_folder(FOLDER)
     if not nsx:

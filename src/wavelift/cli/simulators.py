@@ -27,6 +27,8 @@ from wavelift.cli.simulated_sites import Sites, connection, on_network, start_si
 BUCKET = "wavelift-demo"
 NAMES = ("vcenter", "aws", "hcx", "nsx")
 USUAL = frozenset({"vcenter", "aws"})
+BETWEEN_SITES = frozenset({"hcx", "nsx"})
+"""What needs no AWS: two vCenters come with it."""
 
 
 def require_simulators() -> None:
@@ -160,8 +162,11 @@ def up(out: Console, *, only: str, state: Path | None, write: Path | None = None
     wanted = frozenset(name.strip() for name in only.split(",")) if only else USUAL
     if unknown := sorted(wanted - set(NAMES)):
         fail(f"--only has {unknown[0]!r}; allowed are {', '.join(NAMES)}")
-    if write and wanted != USUAL:
-        fail("--write needs the simulators of vCenter and AWS, and no other: leave out --only")
+    if write and wanted not in (USUAL, BETWEEN_SITES):
+        fail(
+            "--write needs the simulators of vCenter and AWS: leave out --only. For a first wave of HCX and its "
+            "network, write '--only hcx,nsx'"
+        )
     require_simulators()
     done = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""Routes of live migrations with HCX: plan, reserve and start, list, cancel.
+"""Routes of live migrations with HCX: plan, reserve and start, list, approve, cancel.
 
 A migration is reserved in the ledger under the id of the DAG run that is made next, through Airflow's own API with the
 caller's token. Reading needs the right to read the wave's live DAG, writing the right to trigger it and ``migrate`` in
@@ -17,12 +17,13 @@ from fastapi import FastAPI, HTTPException, Query
 from wavelift.airflow.rest import ApiError
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.console.access import readable_dags, require_read
+from wavelift.console.answering import Asking, answered
 from wavelift.console.caller import CallerDep
-from wavelift.console.cutover_answers import CutoverApproval
+from wavelift.console.cutover_answers import CutoverAnswered, CutoverApproval
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep
 from wavelift.console.live_answers import LiveCancelled, LiveDetails, LivePage, LiveRow, LiveStarted
 from wavelift.console.on_demand import CONFLICT, ENDED, context_of, make_run, new_run, require_awake
-from wavelift.console.requests import LiveBody, LiveQuery
+from wavelift.console.requests import ApprovalBody, LiveBody, LiveQuery
 from wavelift.ledger import Ledger, cutovers, live_migrations
 from wavelift.ledger.hcx_records import LiveMigration
 from wavelift.ledger.live_migrations import LiveFilter
@@ -31,10 +32,15 @@ from wavelift.rules.conf import LiveConf
 from wavelift.rules.flows import LIVE
 from wavelift.rules.live import IN_HCX, LiveState
 from wavelift.services.live_migration import requests
-from wavelift.services.live_migration.runs import RUN_KIND, run_subject
+from wavelift.services.live_migration.approvals import approval_of, plan_question, switchover_question
+from wavelift.services.live_migration.runs import RUN_KIND, frozen_live, run_subject
 from wavelift.services.migration.waiting import MAKING
 
 WAY_OUT: Final = "unpause it by the switch of the DAG in the web UI; `wavelift live` does it by itself"
+ASKING: Final = Asking(
+    {LIVE.task_id("approve"): plan_question, LIVE.task_id("approve_switchover"): switchover_question},
+    lambda run: approval_of(frozen_live(run)),
+)
 _NOT_MADE: Final = (LiveState.RESERVED, LiveState.EXPIRED)
 """States in which the DAG run of a migration may not be there."""
 
@@ -42,6 +48,7 @@ _NOT_MADE: Final = (LiveState.RESERVED, LiveState.EXPIRED)
 def add_live_routes(app: FastAPI) -> None:
     _reading(app)
     _starting(app)
+    _answering(app)
     _cancelling(app)
 
 
@@ -63,10 +70,10 @@ def _reading(app: FastAPI) -> None:
             page = live_migrations.list_migrations(tx, which, limit=query.limit, offset=query.offset)
         return LivePage.of(page, migrations=[LiveRow.of(each) for each in page.items])
 
-    @app.get("/live/{migration_id}")
-    def show_live_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep) -> LiveDetails:
+    @app.get("/live/{live_id}")
+    def show_live_migration(live_id: str, user: GetUserDep, ledger: LedgerDep) -> LiveDetails:
         """Everything about one live migration: where it goes, how far HCX is, and what the verification found."""
-        known = _readable(ledger, migration_id, user)
+        known = _readable(ledger, live_id, user)
         with ledger.read() as tx:
             answer = cutovers.newest_approval(tx, RUN_KIND, run_subject(known.run), known.plan_digest)
         return LiveDetails.of(
@@ -124,13 +131,23 @@ def _started(run: DagRun, body: LiveBody, opened: Sequence[LiveMigration], **mor
     )
 
 
+def _answering(app: FastAPI) -> None:
+    @app.post("/waves/{wave}/live/{dag_run_id}/approval")
+    def answer_live(
+        wave: str, dag_run_id: str, body: ApprovalBody, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
+    ) -> CutoverAnswered:
+        """Approve or reject what a run asks: its plan, or that HCX may switch over."""
+        run = DagRun(LIVE.dag_id(wave), dag_run_id)
+        caller.require(run.dag_id, Action.MIGRATE)
+        caller.require_where([run], Action.MIGRATE)
+        return answered(run, ASKING, body, caller, ledger, airflow)
+
+
 def _cancelling(app: FastAPI) -> None:
-    @app.post("/live/{migration_id}/cancel")
-    def cancel_live_migration(
-        migration_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
-    ) -> LiveCancelled:
+    @app.post("/live/{live_id}/cancel")
+    def cancel_live_migration(live_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> LiveCancelled:
         """End a migration that has not begun to switch over. What HCX moves is ended there by a run in mode cancel."""
-        known = _readable(ledger, migration_id, caller.user)
+        known = _readable(ledger, live_id, caller.user)
         caller.require(known.dag_id, Action.MIGRATE, stops=True)
         clock = SystemClock()
         state = airflow.find_run_state(known.dag_id, known.dag_run_id)
@@ -138,11 +155,11 @@ def _cancelling(app: FastAPI) -> None:
         if known.state in IN_HCX:
             caller.require_where([known.run], Action.MIGRATE)
             require_awake(airflow, known.dag_id, WAY_OUT)
-        cancelled = requests.cancel(ledger, migration_id, by=caller.requester.name, clock=clock, over=over)
+        cancelled = requests.cancel(ledger, live_id, by=caller.requester.name, clock=clock, over=over)
         if cancelled.state not in IN_HCX:
             return LiveCancelled.of(cancelled, cancel_run="")
         run = new_run(known.dag_id)
-        conf = LiveConf(mode="cancel", migrations=[migration_id])
+        conf = LiveConf(mode="cancel", migrations=[live_id])
         make_run(airflow, run, conf.given(), f"cancel {known.server}", give_back=lambda: None)
         return LiveCancelled.of(cancelled, cancel_run=run.dag_run_id)
 
@@ -151,8 +168,8 @@ def _give_back(ledger: Ledger, run: DagRun) -> None:
     requests.give_back(ledger, run, SystemClock())
 
 
-def _readable(ledger: Ledger, migration_id: str, user: Any) -> LiveMigration:
+def _readable(ledger: Ledger, live_id: str, user: Any) -> LiveMigration:
     with ledger.read() as tx:
-        known = live_migrations.get(tx, migration_id)
+        known = live_migrations.get(tx, live_id)
     require_read(user, known.dag_id)
     return known

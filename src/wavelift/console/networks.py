@@ -31,7 +31,7 @@ from wavelift.console.network_answers import (
     NetworkStepConfirmed,
 )
 from wavelift.console.on_demand import CONFLICT, ENDED, context_of, make_run, new_run, require_awake
-from wavelift.console.requests import ApprovalBody, ConfirmBody, NetworkCutoverBody, NetworkCutoverQuery
+from wavelift.console.requests import ApprovalBody, NetworkConfirmBody, NetworkCutoverBody, NetworkCutoverQuery
 from wavelift.ledger import Ledger, cutovers, network_cutovers
 from wavelift.ledger.hcx_records import NetworkCutover
 from wavelift.ledger.network_cutovers import NETWORK_KIND, NetworkFilter
@@ -183,11 +183,13 @@ def _answering(app: FastAPI) -> None:
 
     @app.post("/network_cutovers/{network_cutover_id}/confirm")
     def confirm_network_step(
-        network_cutover_id: str, body: ConfirmBody, caller: CallerDep, ledger: LedgerDep
+        network_cutover_id: str, body: NetworkConfirmBody, caller: CallerDep, ledger: LedgerDep
     ) -> NetworkStepConfirmed:
-        """Say that what a step asks of a person was done, or undone: what it asks now."""
+        """Say that what a step asks of a person was done, or undone. Refused if it asks for the opposite now."""
         _changeable(ledger, network_cutover_id, caller)
-        step = requests.confirm(ledger, network_cutover_id, body.step, caller.requester.name, clock=SystemClock())
+        step = requests.confirm(
+            ledger, network_cutover_id, body.step, caller.requester.name, said=body.answer, clock=SystemClock()
+        )
         return NetworkStepConfirmed.of(step, **step_fields(step), cutover=network_cutover_id)
 
 

@@ -191,6 +191,12 @@ class ConfirmBody(Body):
     step: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
+class NetworkConfirmBody(ConfirmBody):
+    """And which of both: a word that comes late must not count for the other direction."""
+
+    answer: Literal["done", "undone"] = "done"
+
+
 class TrialBody(Body):
     """Which images a run of ``<wave>.test`` launches."""
 

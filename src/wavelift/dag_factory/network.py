@@ -50,7 +50,7 @@ MAX_ACTIVE_RUNS: Final = 16
 WAY_BACK_RETRIES: Final = TEARDOWN_RETRIES
 """On the way back nobody routes the network: it is tried for as long as a removal."""
 ACTING_DELAY: Final = timedelta(seconds=10)
-"""Before the first retry of a task that acts: nobody routes meanwhile."""
+"""Before the first retry of a task that orders or acts: nobody routes meanwhile."""
 DOC: Final = """
 Moves the gateway of the extended network **{network}** from its router at the source to the destination, and back. What
 a run does is its *mode*:
@@ -64,7 +64,7 @@ a run does is its *mode*:
 
 * **Approval** ({approval}): open *Required Actions*. Only the answer of somebody who may cut over in the environment
   counts. To mark the task a success approves nothing.
-* **A person's step**: `wavelift network confirm ID source` says that it is done, or undone: what is asked just then.
+* **A person's step**: `wavelift network confirm ID source` says that it is done; `--undone`, on the way back.
 * **When it fails** once the source was touched: {failure}.
 * **Go on** after a failure: *Clear* the task `order_disconnect` with *downstream*. A task that acts (`disconnect`,
   `unextend`, `connect`, …), cleared alone, refuses: only an order that was given after the clear counts.
@@ -182,8 +182,8 @@ class _Tasks(FlowTasks):
     def _act(self, name: str, step: str, direction: str, *, acted: Any = None, **arguments: Any) -> Any:
         """An order, and the task that carries it out. Returns what that one returns."""
         ordered_by = f"order_{name}"
-        order = self.task(OrderNetworkOperator, ordered_by, step=step, direction=direction, acted=acted, **arguments)
         arguments.setdefault("retry_delay", ACTING_DELAY)
+        order = self.task(OrderNetworkOperator, ordered_by, step=step, direction=direction, acted=acted, **arguments)
         return self.task(
             ActNetworkOperator,
             name,

@@ -17,7 +17,7 @@ from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.spine import Rows, Words, containing, matching, of_run
 from wavelift.ledger.tables_hcx import live_migration
 from wavelift.rules.flows import LIVE
-from wavelift.rules.live import IN_HCX, OPEN, LiveState, require_live_way
+from wavelift.rules.live import OPEN, LiveState, require_live_way
 
 
 def live_id(run_key: str) -> str:
@@ -109,23 +109,10 @@ def open_of(tx: Tx, wave: str, servers: Collection[str] | None = None) -> tuple[
     return _rows.all(tx, *where, order=(live_migration.c.server,))
 
 
-def in_hcx(tx: Tx, manager: str) -> tuple[LiveMigration, ...]:
-    """What a manager may be moving now, whichever wave wanted it; by server."""
-    where = (live_migration.c.manager == manager, live_migration.c.state.in_(IN_HCX))
-    return _rows.all(tx, *where, order=(live_migration.c.server,))
-
-
 def of_vm(tx: Tx, instance_uuid: str) -> tuple[LiveMigration, ...]:
     """The open migrations of a VM, whichever wave or name it has there."""
     where = (live_migration.c.instance_uuid == instance_uuid, live_migration.c.state.in_(OPEN))
     return _rows.all(tx, *where, order=(live_migration.c.requested_at,)) if instance_uuid else ()
-
-
-def newest_of(tx: Tx, wave: str, server: str) -> LiveMigration | None:
-    """The server's last migration; None: it has none."""
-    where = (live_migration.c.wave == wave, live_migration.c.server == server)
-    found = _rows.all(tx, *where, order=(live_migration.c.requested_at.desc(), live_migration.c.id), limit=1)
-    return found[0] if found else None
 
 
 def insert(tx: Tx, *, at: datetime, by: str, run: DagRun, run_key: str, **columns: Any) -> LiveMigration:

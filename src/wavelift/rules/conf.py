@@ -254,7 +254,9 @@ class LiveConf(RunConf):
         title="Accept warnings",
         description="Start although HCX's validation has warnings, whatever the file says. Errors always stop all.",
     )
-    migrations: Names | None = Field(default=None, description="In mode cancel: ids of migrations, such as liv-….")
+    migrations: Names | None = Field(
+        default=None, title="Migrations", description="In mode cancel: ids of migrations, such as liv-0123456789ab."
+    )
     priority: PriorityChoice = "normal"
     note: Note = None
 
@@ -270,8 +272,8 @@ class NetworkConf(RunConf):
         description="plan changes nothing: it tells what is in the way, and every step with its undo. cutover asks for "
         "approval, then moves the gateway. revert goes back. finish gives the way back up.",
     )
-    cutover: str = Field(
-        default="",
+    cutover: str | None = Field(
+        default=None,
         title="Cutover",
         description="In modes revert and finish: id of the cutover, such as net-0123456789ab. Empty: the open one.",
     )

@@ -30,6 +30,8 @@ WITH_WINDOW: Final[tuple[MigrationType, ...]] = ("rav", "bulk")
 SWITCHOVER_MINUTES: Final = 30
 """The shortest window. Without a yes 15 minutes before it, what has not begun to switch is cancelled; HCX looks for
 windows by the minute, and a guest gets time to shut down."""
+FOLLOWED_NEAR: Final = timedelta(days=7)
+"""So long at most is a run followed by the queue near HCX: it has one grant for it, which nobody there can renew."""
 DEFAULT_TYPE: Final[MigrationType] = "rav"
 MOST_COMPARED: Final = 200
 """Names of a list among which a similar one is looked for."""
@@ -138,7 +140,7 @@ class HcxWave(Message):
     )
     approve: ApprovalChoice = Field(
         default="required",
-        description="'required' (default): someone who may cut over approves the plan. 'four_eyes': someone else than "
+        description="'required' (default): someone who may migrate approves the plan. 'four_eyes': someone else than "
         "who asked. 'none'.",
     )
     approval_hours: Annotated[float, Field(gt=0, le=720), NUMBER] = Field(
@@ -157,7 +159,9 @@ class HcxWave(Message):
         description="Accept a server whose addresses can't be verified, because VMware Tools don't run in it.",
     )
     max_hours: Annotated[float, Field(gt=0, le=720), NUMBER] = Field(
-        default=48, description="Hours in which each server must be migrated, from the start on. Then its task fails."
+        default=48,
+        description="Hours in which each server must be migrated, from the start or the window's beginning on. Then "
+        "its task fails.",
     )
     retries: Annotated[int, Field(ge=2, le=20), WHOLE] = Field(
         default=DEFAULT_RETRIES, description="Retries of each task; at least 2, because a killed scheduler uses one."
@@ -229,6 +233,7 @@ class LiveLanding:
         self.allowed: dict[str, tuple[str, ...]] = {
             field: getattr(environment, listed) for field, listed in PLACES.items()
         }
+        self._near = environment.hcx.reach == "connector"
         self._networks = environment.networks
         self._known_networks = frozenset(environment.networks)
 
@@ -241,6 +246,12 @@ class LiveLanding:
         return self.allowed[field][0] if len(self.allowed[field]) == 1 else None
 
     def problems(self, wave: HcxWave) -> Iterator[Problem]:
+        most = FOLLOWED_NEAR / timedelta(hours=1)
+        if self._near and wave.max_hours > most:
+            words = (
+                f"environment '{self.name}' has 'reach: connector': its queue follows HCX for {most:g} hours at most"
+            )
+            yield Problem(("max_hours",), words)
         yield from self._wrong(("target",), wave.target)
         for index, server in enumerate(wave.servers):
             if server.target is not None:

@@ -103,6 +103,12 @@ class SourceNetwork(Message):
     )
     disconnect: Disconnect = Field(default=Disconnect(), description="How it is disconnected from its router.")
 
+    @property
+    def deleted(self) -> str:
+        """The segment that is deleted when the network is finished; empty: a person deletes the network. What another
+        system disconnects, it may know, too."""
+        return (self.segment or "") if self.disconnect.by in (*BY_NSX, "person") else ""
+
 
 class DestinationNetwork(Message):
     """The network as HCX extended it to the destination."""
@@ -121,7 +127,8 @@ class Probe(BaseCheck):
     """One check that the network can be reached where it is routed now."""
 
     kind: Name = Field(
-        description="'tcp', 'http', 'dns', or a check that a package installed under the entry point 'wavelift.checks'."
+        description="'tcp', 'http', 'dns', or one that a package installed under the entry point "
+        "'wavelift.network_probes'."
     )
     to: Address = Field(description="Address or host that is asked. Of 'dns': the DNS server.")
     accept_refused: Annotated[bool, FLAG] = Field(
@@ -177,7 +184,8 @@ class NetworkSpec(Message):
     exceptions: tuple[Text, ...] = Field(
         default=(),
         max_length=MAX_CHOICES,
-        description="Names of VMs that may stay on the source network. They lose their gateway.",
+        description="VMs that may stay on the source network, by name, or by inventory path where several have the "
+        "name. They lose their gateway.",
     )
     on_failure: OnFailure = Field(
         default="revert",

@@ -15,7 +15,6 @@ from wavelift.rules.findings import WHOLE_WAVE, Findings
 from wavelift.rules.hcx_wave import LiveOptions, MigrationType
 from wavelift.rules.preflight_source import version
 
-ROW: Final = "HCX-01"
 OLDEST_HARDWARE: Final[Mapping[MigrationType, int]] = {"rav": 9, "bulk": 7, "vmotion": 9, "cold": 9}
 SHARE_NO_DISK: Final[frozenset[MigrationType]] = frozenset({"rav", "vmotion", "cold"})
 """Types that move no VMDK which another VM may write. Bulk refuses the sharing of a bus, too."""
@@ -70,7 +69,7 @@ def check_vm(server: str, known: LiveFacts, kind: MigrationType, options: LiveOp
             "it is a template",
             why="HCX migrates virtual machines only",
             do="Remove it from the wave",
-            row=ROW,
+            row="HCX-01",
         )
     if not facts.instance_uuid:
         found.error(
@@ -86,7 +85,7 @@ def check_vm(server: str, known: LiveFacts, kind: MigrationType, options: LiveOp
             f"HCX migrates it already: {known.moving}",
             why="HCX takes no second migration of the same VM",
             do="Wait for its end, or cancel it in HCX",
-            row=ROW,
+            row="HCX-01",
         )
     elif known.drafts:
         found.warning(
@@ -94,7 +93,7 @@ def check_vm(server: str, known: LiveFacts, kind: MigrationType, options: LiveOp
             "HCX lists a migration of it that has not begun",
             why="it may be a draft that somebody starts meanwhile",
             do="Look for it in HCX's mobility groups, and delete it there if nobody needs it",
-            row=ROW,
+            row="HCX-01",
         )
     _power(facts, kind, found)
     _hardware(facts, kind, found)
@@ -110,7 +109,7 @@ def _power(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
             "it is powered on, and a cold migration moves VMs that are off",
             why="HCX refuses it",
             do="Shut it down, or choose another 'type'",
-            row=ROW,
+            row="HCX-01",
         )
     elif facts.power != "poweredOn" and not (kind == "cold" and facts.power == "poweredOff"):
         found.error(
@@ -118,7 +117,7 @@ def _power(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
             f"it is {facts.power or 'in an unknown power state'}",
             why=f"{NAMES[kind]} is for VMs that are {'off' if kind == 'cold' else 'on'}",
             do="Shut it down" if kind == "cold" else "Start it, or move it in a wave of 'type: cold' while it is off",
-            row=ROW,
+            row="HCX-01",
         )
     if kind == "bulk" and not facts.tools_running:
         found.error(
@@ -126,7 +125,7 @@ def _power(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
             f"VMware Tools don't run in it ({facts.tools_status or 'unknown'})",
             why="a bulk migration shuts the guest down by them",
             do="Install or start VMware Tools, or choose another 'type'",
-            row=ROW,
+            row="HCX-01",
         )
 
 
@@ -139,7 +138,7 @@ def _hardware(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
             f"its hardware version is {number[0]}",
             why=f"{NAMES[kind]} needs version {oldest} or later",
             do=f"Upgrade the virtual hardware{other}",
-            row=ROW,
+            row="HCX-01",
         )
     if facts.fault_tolerant:
         found.error(
@@ -147,7 +146,7 @@ def _hardware(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
             "it is fault tolerant",
             why="HCX migrates no VM with a secondary one",
             do="Turn fault tolerance off",
-            row=ROW,
+            row="HCX-01",
         )
 
 
@@ -158,7 +157,7 @@ def _attached(known: LiveFacts, options: LiveOptions, found: Findings) -> None:
             f"it has {counted(len(known.facts.snapshots), 'snapshot')}",
             why="HCX removes them, or refuses the VM; they are lost",
             do="Remove them, or set 'options: remove_snapshots: true'",
-            row=ROW,
+            row="HCX-01",
         )
     if known.isos and not options.remove_isos:
         found.error(
@@ -166,7 +165,7 @@ def _attached(known: LiveFacts, options: LiveOptions, found: Findings) -> None:
             f"an ISO image is in its drive: {', '.join(sorted(known.isos))}",
             why="HCX refuses a VM with one",
             do="Remove it, or set 'options: remove_isos: true'",
-            row=ROW,
+            row="HCX-01",
         )
 
 
@@ -178,7 +177,7 @@ def _disks(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
                 f"{disk.label} is a raw device mapping in physical mode",
                 why="no type of HCX migration moves one",
                 do="Convert it to a virtual disk, or detach it",
-                row=ROW,
+                row="HCX-01",
                 part=disk.label,
             )
         multi_writer = disk.sharing == MULTI_WRITER
@@ -188,6 +187,6 @@ def _disks(facts: ServerFacts, kind: MigrationType, found: Findings) -> None:
                 f"{disk.label} is shared with other VMs ({disk.sharing})",
                 why=f"{NAMES[kind]} moves no disk that another VM may write",
                 do="Set its sharing to 'none', or detach it",
-                row=ROW,
+                row="HCX-01",
                 part=disk.label,
             )

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from wavelift.cli import first_wave
 from wavelift.cli.main import app
+from wavelift.cli.simulated_sites import Sites
 from wavelift.cli.simulators import Stage
 from wavelift.specs import check_file, format_errors
 
@@ -48,6 +49,12 @@ def stage(vpc: str = "vpc-0123456789abcdef0") -> Stage:
             isolated_group_id="sg-0123456789abcdef1",
         ),
     )
+
+
+def between_sites() -> Stage:
+    """What runs with ``--only hcx,nsx``."""
+    one = stage().vcenter
+    return Stage(vcenter=one, sites=Sites(destination=one, nsx=(one, one), hcx=one))
 
 
 @pytest.fixture
@@ -80,6 +87,24 @@ def test_the_files_are_valid_and_name_what_runs(folder: Path) -> None:
     wave = (folder / "dags" / "waves" / "demo.yaml").read_text()
     assert all(f"- name: {name}" in wave for name in ("web01", "db01", "win01"))
     assert "$schema" not in wave, "its path would lead nowhere"
+
+
+def test_of_hcx_a_wave_and_its_network_are_written(folder: Path) -> None:
+    told = written(folder, between_sites())
+    done = run(folder, "wave", "validate", str(folder / "dags"))
+    assert (done.exit_code, done.stdout) == (
+        0,
+        "1 wave and 1 network and 1 groups file and 1 environment valid\n",
+    )
+    variables = sourced(folder)
+    for name in ("HCX_DEMO", "NSX_DEMO", "NSX_DEMO_DESTINATION", "VSPHERE_DEMO", "VSPHERE_DEMO_DESTINATION"):
+        assert f"AIRFLOW_CONN_{name}" in variables
+    assert "AIRFLOW_CONN_AWS_DEMO" not in variables
+    assert "method: hcx" in (folder / "dags" / "waves" / "sites.yaml").read_text()
+    commands = [line.strip() for line in told.splitlines() if line.startswith("  ")]
+    for command in ("wavelift live plan sites", "wavelift network plan sites", "wavelift network cutover sites"):
+        assert command in commands
+    assert subprocess.run(["bash", "-n"], input="\n".join(commands), text=True, check=False).returncode == 0
 
 
 def test_the_example_of_a_replication_is_valid(folder: Path) -> None:

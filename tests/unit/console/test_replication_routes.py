@@ -16,6 +16,7 @@ from tests import network_world
 from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
 from tests.specs import load_texts
+from tests.unit.console.living import live_wave
 
 from wavelift.airflow import config
 from wavelift.airflow.rest import ApiError
@@ -30,6 +31,7 @@ from wavelift.console.gate import Login
 from wavelift.console.progress import _Tasks
 from wavelift.ledger import Ledger, catalog, connectors, events, jobs, replication_runs
 from wavelift.rules.flows import REPLICATE
+from wavelift.rules.live_plans import ResolvedLive
 from wavelift.rules.network_plans import NetworkShape
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.principals import Principals
@@ -146,6 +148,11 @@ class Specs:
         assert loaded is not None
         return loaded.resolve()
 
+    def live(self, name: str) -> ResolvedLive:
+        if self.broken:
+            raise SpecError(self.broken)
+        return live_wave(name)
+
     def environment_of(self, wave: str) -> str | None:
         return {"erp": "lab"}.get(wave)
 
@@ -197,7 +204,9 @@ class Rights:
         return self.audit
 
     def get_authorized_dag_ids(self, *, user: Any, method: str) -> set[str]:
-        return {DAG, "erp.migrate", "erp.cutover", "erp.test", "web.network_cutover"} if self.read else set()
+        return (
+            {DAG, "erp.migrate", "erp.cutover", "erp.test", "erp.live", "web.network_cutover"} if self.read else set()
+        )
 
 
 class User:

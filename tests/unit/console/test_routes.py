@@ -26,6 +26,7 @@ from starlette.routing import BaseRoute
 from tests.contexts import run_context
 from tests.ledgers import copy_content, ledger_file
 from tests.unit.console.cutting import CUT, PERSON, cuttable, one_of_each
+from tests.unit.console.living import one_live
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, application, desk, import_catalog
 
@@ -46,9 +47,9 @@ __all__ = ["desk"]
 pytestmark = pytest.mark.unit
 
 READ, TRIGGER = "GET", "POST"
-MIGRATE, REPLICATE, CUTOVER, TEST = "erp.migrate", "erp.replicate", "erp.cutover", "erp.test"
+MIGRATE, REPLICATE, CUTOVER, TEST, LIVE = "erp.migrate", "erp.replicate", "erp.cutover", "erp.test", "erp.live"
 NETWORK: Final = "web.network_cutover"
-OF_WAVE: Final = frozenset({MIGRATE, REPLICATE, CUTOVER, TEST, NETWORK})
+OF_WAVE: Final = frozenset({MIGRATE, REPLICATE, CUTOVER, TEST, LIVE, NETWORK})
 """What asks an environment, too."""
 CATALOG: Final = "server_catalog.hall-a"
 AUDITOR: Final = frozenset({(READ, "audit log"), ("PUT", "connections")})
@@ -106,6 +107,11 @@ RIGHTS: Final = {
     "POST /network_cutovers/{network_cutover_id}/finish": change(NETWORK),
     "POST /network_cutovers/{network_cutover_id}/cancel": change(NETWORK),
     "POST /network_cutovers/{network_cutover_id}/confirm": change(NETWORK, {"step": "source"}),
+    "GET /live": Needs(rows="migrations"),
+    "GET /live/{live_id}": read(LIVE),
+    "POST /waves/{wave}/live": write(LIVE, {"servers": ["db01"], "mode": "migrate"}),
+    "POST /waves/{wave}/live/{dag_run_id}/approval": write(LIVE, {"answer": "approve"}),
+    "POST /live/{live_id}/cancel": change(LIVE),
     "POST /waves/{wave}/tests": write(TEST, {"servers": ["web01"]}),
     "GET /tests": Needs(rows="tests"),
     "POST /tests/{test_id}/end": change(TEST),
@@ -163,6 +169,7 @@ OF_WAVES: Final = [name for name in WRITES if {dag for _, dag in RIGHTS[name].ri
 STOPPING: Final = (
     *("POST /migrations/{migration_id}/cancel", "POST /jobs/{job_id}/pause", "POST /runs/{run_id}/cancel"),
     *("POST /cutovers/{cutover_id}/cancel", "POST /network_cutovers/{network_cutover_id}/cancel"),
+    "POST /live/{live_id}/cancel",
 )
 OF_THE_CALLER: Final = [name for name in ROUTES if name.startswith(("GET /me", "GET /environments"))]
 TABLES: Final = [table for table in metadata.sorted_tables if table is not principal_group]
@@ -229,7 +236,7 @@ class Stage:
         desk.airflow.triggered.clear()
         ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
         ids["server_run_id"] = migration.id
-        ids |= {"wave": "erp", "name": "hall-a", "environment": "lab"}
+        ids |= {"wave": "erp", "name": "hall-a", "environment": "lab", "live_id": one_live(desk.ledger).id}
         ids |= {"network": "web", "network_cutover_id": made.network_cutover}
         return ids | {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
 
@@ -329,7 +336,7 @@ def test_without_one_of_its_rights_a_route_refuses(stage: Stage, rights: Rights,
 @pytest.mark.parametrize("name", [name for name in ROUTES if RIGHTS[name].rows and name not in OF_THE_CALLER])
 def test_a_list_leaves_out_what_one_may_not_read(stage: Stage, rights: Rights, name: str) -> None:
     rows = RIGHTS[name].rows
-    others = ("other.migrate", "other.replicate", "other.cutover", "other.test", "server_catalog")
+    others = ("other.migrate", "other.replicate", "other.cutover", "other.test", "other.live", "server_catalog")
     rights.granted = frozenset((READ, dag) for dag in others)
     seen = stage.ask(name).json()
     assert (seen[rows], seen.get("total", 0)) == ([], 0)

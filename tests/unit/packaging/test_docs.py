@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -30,11 +31,15 @@ ROWS: Final = {
     *("AIR-03", "AIR-04", "AMP-05", *(f"SMS-{number:02}" for number in range(1, 11)), "SMS-14"),
     *("AIR-01", "AIR-02", "AIR-05", "AMP-06", "AMP-07", "AMP-08", "AMP-11", "AMP-12", "SMS-11", "SMS-12", "SMS-16"),
     *("AMP-01", "AMP-02", "AMP-03", "AMP-04", "AMP-09", "SMS-13", "SMS-15"),
+    *(f"HCX-{number:02}" for number in range(1, 9)),
 }
 PACKAGE: Final = ROOT / "src" / "wavelift"
 SUFFIXES: Final = {".py", ".md", ".go", ".json", ".toml", ".sql", ".lock", ".yml"}
 ELSEWHERE: Final = {"wavelift/_dags", "wavelift/connector", "config/airflow_local_settings.py"}
 """Paths in the wheel and in ``AIRFLOW_HOME``."""
+ROUTE: Final = re.compile(r"(GET|POST|PUT|PATCH|DELETE) /\S+")
+OTHERS_ROUTES: Final = ("/api/v2", "/policy", "/infra", "/hybridity", "/_sim")
+"""Of Airflow, NSX, HCX and the simulators."""
 README_LINES: Final = 200
 """A newcomer reads no more at once; the rest is in docs."""
 
@@ -135,6 +140,20 @@ def test_every_test_that_a_page_names_exists() -> None:
         file, _, name = words.partition("::")
         assert (ROOT / file).is_file(), words
         assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(), re.MULTILINE), words
+
+
+def test_every_route_of_the_documents_exists() -> None:
+    """A page may give a part of a path in braces a shorter name."""
+    paths = json.loads((DOCS / "openapi.json").read_text())["paths"]
+    known = {nameless(f"{method.upper()} {path}") for path, methods in paths.items() for method in methods}
+    named = {words for page in PAGES for words in inline(page.read_text()) if ROUTE.fullmatch(words)}
+    ours = {words.replace(" /wavelift/", " /") for words in named if not words.split()[1].startswith(OTHERS_ROUTES)}
+    assert len(ours) > 20
+    assert {words for words in ours if nameless(words) not in known} == set()
+
+
+def nameless(route: str) -> str:
+    return re.sub(r"\{\w+\}", "{}", route)
 
 
 def names_a_file(path: str) -> bool:

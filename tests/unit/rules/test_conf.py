@@ -8,6 +8,7 @@ import pytest
 
 from wavelift.base.errors import SpecError
 from wavelift.rules.conf import (
+    BackupConf,
     HealthConf,
     ImportConf,
     LiveConf,
@@ -122,3 +123,12 @@ def test_a_conf_that_we_send_says_only_what_was_set() -> None:
     sent = MigrateConf(mode="cleanup", dry_run=True).given()
     assert sent == {"mode": "cleanup", "dry_run": True}
     assert MigrateConf.read(sent) == MigrateConf(mode="cleanup")
+
+
+@pytest.mark.parametrize("model", [each for each in RunConf.__subclasses__() if each is not BackupConf])
+def test_a_form_can_be_sent_as_it_opens(model: type[RunConf]) -> None:
+    """Airflow's page requires a value of every key that may not be null: an empty text locks its button. A backup
+    alone has nothing that it could be of by default."""
+    for name, field in model.model_fields.items():
+        if field.title:
+            assert field.default != "", f"{name}: empty, and not null"

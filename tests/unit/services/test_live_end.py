@@ -15,7 +15,14 @@ from wavelift.base.errors import PermanentError, SpecError, TamperedError
 from wavelift.ledger import WaveRunState, waves
 from wavelift.ledger.slots import standing
 from wavelift.rules.flows import SlotKind
-from wavelift.services.dataplane.live_messages import Cancelled, CancelledOne, Followed, FollowedOne, FoundThere
+from wavelift.services.dataplane.live_messages import (
+    Cancelled,
+    CancelledOne,
+    Followed,
+    FollowedOne,
+    FoundThere,
+    LiveOrder,
+)
 from wavelift.services.live_migration import cancelling
 from wavelift.services.live_migration.follow import followed, following, free, note
 from wavelift.services.live_migration.moved import moved, verified
@@ -72,6 +79,12 @@ def test_what_is_followed_and_how_long(live: Live, clock: HandClock) -> None:
         ("a", "replicating", "one; two", "replicating, 40 %"),
         ("b", "", "", "HCX does not list it"),
     ]
+
+
+def test_a_window_far_ahead_is_followed_to(live: Live, clock: HandClock) -> None:
+    start = clock.now() + 100 * HOUR
+    live.moving(window_start=start.isoformat(), window_end=(start + 4 * HOUR).isoformat())
+    assert following(live.ledger, live.ctx()).until == start + 48 * HOUR
 
 
 # How HCX ended
@@ -238,6 +251,66 @@ def test_what_waits_ends_when_its_run_comes_to_it_or_at_once_without_one(live: L
         cancel(live.ledger, rows["b"].id, by="ben", clock=clock, over=True)
 
 
+def reach(live: Live, phase: str) -> None:
+    """A run of server a, up to this phase."""
+    match phase:
+        case "admitted":
+            live.admit(servers=["a"])
+        case "planned" | "approved":
+            live.admit(servers=["a"])
+            planned = live.plan()
+            if phase == "approved":
+                live.approve(planned)
+        case "ordered":
+            live.ordered(servers=["a"])
+        case _:
+            live.moving(servers=["a"])
+            if phase != "moving":
+                live.ended(a="failed" if phase == "failed" else "complete")
+            if phase == "moved":
+                live.verify("a")
+
+
+@pytest.mark.parametrize("phase", ["admitted", "planned", "approved"])
+def test_cancelled_before_hcx_is_asked_it_never_is(live: Live, clock: HandClock, phase: str) -> None:
+    reach(live, phase)
+    cancel(live.ledger, live.rows()["a"].id, by="ben", clock=clock, over=False)
+    if phase != "approved":
+        live.approve(live.plan())
+    with pytest.raises(PermanentError, match="No server of this run is left"):
+        live.reserve()
+    assert (live.states(), held(live)) == ({"a": "ended"}, set())
+    assert "cancelled" in live.rows()["a"].error
+    assert live.admit("r2", servers=["a"]).migrations
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ("ordered", "being told to start"),
+        ("moving", ""),
+        ("verifying", "is verifying: there is nothing to cancel"),
+        ("moved", "is moved: there is nothing to cancel"),
+        ("failed", "is failed: there is nothing to cancel"),
+    ],
+)
+def test_cancelled_later_only_what_hcx_moves_can_be(live: Live, clock: HandClock, phase: str, words: str) -> None:
+    reach(live, phase)
+    before = live.rows()["a"]
+    if words:
+        with pytest.raises(PermanentError, match=words):
+            cancel(live.ledger, before.id, by="ben", clock=clock, over=False)
+        assert live.rows()["a"] == before
+        return
+    assert cancel(live.ledger, before.id, by="ben", clock=clock, over=False).state == "moving"
+    order = cancelling.order_of(live.ledger, [before.id], live.ctx(), clear_number=0)
+    assert [(one.server, one.migration_id) for one in order.servers] == [("a", "m-a")]
+    assert live.ended(a="cancelled") == []
+    assert (live.states(), held(live)) == ({"a": "cancelled"}, {"a"})
+    live.report()
+    assert not held(live)
+
+
 def test_while_hcx_is_told_to_start_nobody_knows_what_to_cancel(live: Live, clock: HandClock) -> None:
     live.ordered(servers=["a"])
     id = live.rows()["a"].id
@@ -251,9 +324,10 @@ def test_while_hcx_is_told_to_start_nobody_knows_what_to_cancel(live: Live, cloc
     [
         ("cancelled", True, "moving"),  # the run that follows it records how HCX ended
         ("cancelled", False, "cancelled"),
+        ("asked", False, "moving"),  # it may switch over all the same
         ("absent", False, "failed"),
         ("too_late", False, "moving"),
-        ("over", False, "moving"),
+        ("over", False, "failed"),  # nobody follows it any more: it would keep its VM from every other run
     ],
 )
 def test_a_run_that_cancels_ends_migrations_of_other_runs(
@@ -273,7 +347,7 @@ def test_a_run_that_cancels_ends_migrations_of_other_runs(
     assert told["a"].endswith("so it is")
     assert (live.states(), live.rows()["a"].cancel_requested) == ({"a": state}, True)
     report = live.report("c1", cancelled=told)
-    assert report.succeeded
+    assert report.succeeded is (outcome not in ("asked", "too_late")), "a run that cancelled nothing is no success"
     assert live.states() == {"a": state}, "the report of another run closes nothing here"
 
 
@@ -325,3 +399,17 @@ def test_a_run_of_one_vm_after_the_other_keeps_its_slot_to_the_end(live: Live, c
     live.ended(a="complete", b="complete")
     live.report()
     assert not within(live.ledger.read(), standing)
+
+
+def test_an_order_names_who_hcx_s_group_may_hold_and_is_not_to_be_moved_any_more(live: Live, clock: HandClock) -> None:
+    """The start died once it had made the group; then one server was cancelled, and the run cleared."""
+    assert live.ordered().dropped == ()
+    live.dead = {"r1"}
+    ids = [live.rows()["b"].id]
+    live.admit("c1", mode="cancel", migrations=ids)
+    came = Cancelled(servers=(CancelledOne(server="b", outcome="absent"),), at=clock.now())
+    cancelling.record(live.ledger, came, ids, live.ctx("c1"))
+    live.dead = set()
+    again = live.reserve(clears=1)
+    assert isinstance(again, LiveOrder)
+    assert ([task.name for task in again.tasks], again.dropped) == (["a"], ("b",))

@@ -23,10 +23,15 @@ from wavelift.ledger.slots import standing
 from wavelift.rules.authority import Action
 from wavelift.rules.conf import LiveConf
 from wavelift.rules.flows import SlotKind
+from wavelift.rules.grants import LONGEST_LIFETIME
+from wavelift.rules.hcx_wave import FOLLOWED_NEAR
 from wavelift.rules.live import LiveState
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.live_messages import LiveOrder, Started
+from wavelift.services.live_migration.admit import ASKED_AHEAD
 from wavelift.services.live_migration.approvals import plan_question, switchover_question
+from wavelift.services.live_migration.follow import following
+from wavelift.services.live_migration.orders import ACTING
 from wavelift.services.live_migration.plan import LiveTerms, require_some
 from wavelift.services.live_migration.record import record
 from wavelift.services.live_migration.requests import cancel, give_back, made_before
@@ -84,6 +89,7 @@ def test_a_run_opens_one_migration_per_server_and_freezes_its_window(live: Live,
         ({}, (-3, 0.2), "ends in less than 30 minutes"),
         ({}, (2, 2.2), "ends in less than 30 minutes"),
         ({"approve_switchover": True}, (0.1, 4), "must be approved 15 minutes before"),
+        ({"approve_switchover": True}, (6 * 24 + 1, 6 * 24 + 4), "held back for its approval for 6 days at most"),
         ({"type": "vmotion"}, (-3, -1), "was over at"),
     ],
 )
@@ -97,6 +103,27 @@ def test_a_window_that_can_t_be_kept_is_refused(
     with pytest.raises(SpecError, match=words):
         live.admit(**window(clock, *hours))
     assert not live.rows()
+
+
+@pytest.mark.parametrize(("days", "hours", "refused"), [(4, 72, False), (4.1, 72, True), (0, 168, False)])
+def test_a_run_that_its_queue_can_t_follow_to_the_end_is_refused(
+    live: Live, clock: HandClock, days: float, hours: int, refused: bool
+) -> None:
+    """The grant of the task that follows is signed once, and the queue near HCX can't ask for another."""
+    live.environment = environment(hcx={"connection": "hcx_dc1", "queue": "near-hcx", "reach": "connector"})
+    live.spec = {"max_hours": hours}
+    conf = window(clock, days * 24, days * 24 + 4) if days else {}
+    if refused:
+        with pytest.raises(SpecError, match="followed for more than 7 days"):
+            live.admit(**conf)
+        return
+    live.moving(**conf)
+    to = following(live.ledger, live.ctx())
+    assert to.until - clock.now() <= FOLLOWED_NEAR
+
+
+def test_grants_outlive_what_they_are_for() -> None:
+    assert max(FOLLOWED_NEAR, ASKED_AHEAD + ACTING) < LONGEST_LIFETIME
 
 
 def test_half_a_window_is_none(live: Live, clock: HandClock) -> None:
@@ -391,8 +418,30 @@ def test_the_switchover_is_asked_for_only_while_hcx_moves_something(live: Live, 
     record(live.ledger, live.started(order), live.ctx())
     asked = switchover_question(live.ledger, live.ctx())
     assert (asked.mode, asked.hours, asked.action) == ("required", 9.75, Action.MIGRATE)
+    assert asked.not_after == end
     clock.sleep(11 * 3600)
     assert 0 < switchover_question(live.ledger, live.ctx()).hours < 0.001
+
+
+def test_with_four_eyes_the_switchover_needs_another_person_too(live: Live, clock: HandClock) -> None:
+    start, end = clock.now() + 10 * HOUR, clock.now() + 12 * HOUR
+    given = {"start": start.isoformat(), "end": end.isoformat()}
+    live.spec = {"approve": "four_eyes", "approve_switchover": True, "window": given}
+    live.moving()
+    assert switchover_question(live.ledger, live.ctx()).mode == "four_eyes"
+
+
+def test_what_can_no_longer_be_approved_in_time_starts_nothing(live: Live, clock: HandClock) -> None:
+    """The plan was approved late, or the slots came late: HCX would have to be told to end what it just began."""
+    start, end = clock.now() + HOUR, clock.now() + 3 * HOUR
+    live.spec = {"approve_switchover": True, "window": {"start": start.isoformat(), "end": end.isoformat()}}
+    live.admit()
+    live.approve(live.plan())
+    clock.sleep(46 * 60)
+    for step in (live.reserve, lambda: wait_for_window(live.ledger, live.ctx())):
+        with pytest.raises(PermanentError, match="had to be approved by"):
+            step()
+    assert not slots_of(live)
 
 
 def test_a_type_without_window_starts_only_after_a_yes_if_its_switchover_needs_one(live: Live) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.ledgers import fresh_ledger, within
 from tests.network_world import DAG, NETWORK, SEGMENT, World, blocked, environment, spec
 
+from wavelift.base.domain import Severity
 from wavelift.base.errors import (
     DeniedError,
     GrantError,
@@ -26,7 +27,7 @@ from wavelift.ledger import WaveRunState, cutovers, events, network_cutovers, wa
 from wavelift.rules.approval import Given
 from wavelift.rules.conf import NetworkConf
 from wavelift.rules.grants import Intent, kid_in, read, require
-from wavelift.rules.network_cutover import DESTINATION, EXTENSION, ON, SOURCE, NetworkState
+from wavelift.rules.network_cutover import DESTINATION, EXTENSION, OFF, ON, SOURCE, NetworkState
 from wavelift.services.common.approval import Verdict, take
 from wavelift.services.common.grant_keys import known_keys
 from wavelift.services.dataplane import grants as connector
@@ -287,6 +288,19 @@ def asking(world: World) -> World:
     return world
 
 
+def test_a_yes_does_not_count_for_a_plan_with_another_warning(world: World) -> None:
+    """Somebody cleared the look after the yes, and now a machine stays without a gateway that nobody was told of."""
+    world.spec = spec(approve="required")
+    going(world)
+    assert approve(world) is Verdict.APPROVED
+    staying = blocked().model_copy(update={"severity": Severity.WARNING, "code": "network.exceptions"})
+    world.record("r1", staying)
+    with pytest.raises(NotApprovedError):
+        world.order(SOURCE)
+    world.record()
+    assert isinstance(world.order(SOURCE), NetworkOrder)
+
+
 def test_no_order_without_approval_of_this_very_plan(asking: World) -> None:
     with pytest.raises(NotApprovedError, match="Nobody has approved"):
         asking.order(SOURCE)
@@ -505,6 +519,50 @@ def test_a_failed_cutover_starts_its_way_back_once(world: World) -> None:
     assert reports.reverts(world.ledger, world.ctx()) is None
 
 
+def test_the_way_back_of_a_failed_cutover_needs_no_right_nor_file(world: World) -> None:
+    """The environment's file was broken, or the right was taken away, while the source was disconnected."""
+    going(world)
+    acted = world.act(world.order(SOURCE))
+    given, world.environment = world.environment, environment(cut_over=("user:bob",))
+    with pytest.raises(DeniedError):
+        world.order(EXTENSION, acted=acted)
+    world.report(words="order_unextend: alice may not cut over")
+    started = world.starts
+    assert started is not None
+    with pytest.raises(DeniedError):
+        world.admit("mine", "revert")
+    world.admit(started.run.dag_run_id, "revert", cutover=world.known().id)
+    assert world.back(started.run.dag_run_id).state is NetworkState.REVERTED
+    assert world.sides.routed_by == (SOURCE,)
+    assert given != world.environment
+
+
+def test_a_way_back_that_did_not_even_begin_is_told(world: World) -> None:
+    failed(world)
+    assert world.starts is not None
+    id = world.starts.run.dag_run_id
+    made = world.report(id, words="admit: the database is away")
+    assert made.alert == "perhaps nobody routes 10.1.2.0/24"
+    assert made.stopped
+    assert made.next_steps[0].startswith("Go back with `wavelift network revert")
+
+
+def test_a_run_that_was_only_reserved_and_never_admitted_tells_so(world: World) -> None:
+    requests.reserve(world.ledger, world.place, NetworkConf(mode="cutover"), world.ctx())
+    made = world.report(words="admit: the files are broken")
+    assert (made.stopped, made.alert) == ("admit: the files are broken", "")
+
+
+def test_who_gives_the_way_back_up_reads_what_is_deleted(world: World) -> None:
+    by = {"by": "webhook", "connection": "gate"}
+    world.spec = spec(source={"network": "VLAN-12", "segment": "/infra/segments/vlan12", "disconnect": by})
+    world.switched()
+    world.soaked()
+    world.admit("end", "finish")
+    lines = ending.finish_lines(world.ledger, world.sides.looked(world.clock.now()), world.ctx("end"))
+    assert "leaves VLAN-12 to a person" in lines[1]
+
+
 def test_a_file_may_leave_it_to_a_person(world: World) -> None:
     world.spec = spec(on_failure="stop")
     failed(world)
@@ -669,9 +727,12 @@ def test_a_persons_word_counts_for_the_present_direction_alone(world: World) -> 
     asks = world.order(SOURCE, "back", "back", acted)
     assert isinstance(asks, AsksPerson)
     assert "Nobody routes the network until then" in asks.words
+    assert f"confirm {asks.cutover} source --undone`" in asks.words
+    with pytest.raises(PermanentError, match="the opposite now: Connect VLAN-12"):
+        world.confirm()  # somebody who was asked to disconnect it, and comes late
     world.clock.sleep(30 * 24 * 3600)  # nobody routes: no time is too late
     assert isinstance(world.order(SOURCE, "back", "back", acted), AsksPerson)
-    world.confirm()
+    world.confirm(said="undone")
     assert world.order(SOURCE, "back", "back", acted).answered == "bob"
 
 
@@ -786,6 +847,35 @@ def test_the_steps_and_approvals_have_a_trail(world: World) -> None:
     assert all(row.before is not None for row in rows)
 
 
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_finish_that_may_have_acted_before_a_clear_never_goes_back(world: World, reported: bool) -> None:
+    """The source was deleted; then the run was cleared, and its order was refused: nothing was begun by this try, and
+    yet nothing is there to go back to."""
+    world.switched()
+    world.soaked()
+    world.admit("end", "finish")
+    looked = world.sides.looked(world.clock.now())
+    ending.order_finish(world.ledger, looked, world.ctx("end"), world.desk("end"))
+    if reported:
+        world.report("end", words="finish: the rename was refused")
+    world.clear("end")
+    world.report("end", words="order_finish: alice may not cut over any more", began=False, clears=1)
+    assert world.known().state is NetworkState.FINISHING
+    with pytest.raises(RefusedError, match="given up"):
+        world.admit("back", "revert")
+
+
+def test_a_second_run_that_finishes_does_not_open_the_way_back_that_the_first_gave_up(world: World) -> None:
+    world.switched()
+    world.soaked()
+    for run, began in (("end", True), ("again", False)):
+        world.admit(run, "finish")
+        looked = world.sides.looked(world.clock.now())
+        ending.order_finish(world.ledger, looked, world.ctx(run), world.desk(run))
+        world.report(run, words="finish: it was stopped", began=began)
+    assert world.known().state is NetworkState.FINISHING
+
+
 # Runs that end without a word
 
 
@@ -862,3 +952,20 @@ def test_who_routes_is_no_alert_though_the_run_is_dead(world: World) -> None:
     assert upkeep(world) == []
     world.alive.clear()
     assert upkeep(world) == []
+
+
+def test_a_destination_that_was_seen_to_route_before_a_failure_is_doubted_when_the_run_goes_on(world: World) -> None:
+    """Somebody isolated it meanwhile, and the run that goes on fails before it looks there."""
+    world.spec = spec(on_failure="stop")
+    going(world)
+    acted = world.act(world.order(SOURCE))
+    acted = world.act(world.order(EXTENSION, acted=acted))
+    last = world.act(world.order(DESTINATION, acted=acted))
+    assert world.report(words="probe: no answer", acted=(last,)).alert == ""
+    world.sides.destination = OFF
+    world.clear("r1")
+    world.act(world.order(SOURCE))
+    assert world.report(words="connect: NSX is away").alert == "perhaps nobody routes 10.1.2.0/24"
+    world.clear("r1")
+    world.forward()
+    assert world.known().state is NetworkState.SWITCHED

@@ -19,7 +19,7 @@ from tests.depth import depth
 from tests.ledgers import fresh_ledger, memory_folder
 from tests.network_world import Sides, World, spec
 
-from wavelift.base.errors import UnreachableError, WaveliftError
+from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
 from wavelift.rules.network_cutover import OFF, ON, NetworkState
 from wavelift.services.dataplane.network_messages import Acted, NetworkOrder, Probed
 from wavelift.services.network import settle
@@ -189,11 +189,13 @@ class Cutover(RuleBasedStateMachine):
             return
         back = row == "undoing"
         if back is not (asked.direction == "back"):
-            return  # what was asked last is not asked any more
+            with pytest.raises(PermanentError, match="opposite"):  # what was asked last is not asked any more
+                self.world.confirm(said="done" if back else "undone")
+            return
         self.world.sides.source = ON if back else OFF
         self.world.sides.see()
         if obeys:
-            self.world.confirm()
+            self.world.confirm(said="undone" if back else "done")
         else:
             self.asked = asked
 

@@ -73,8 +73,8 @@ def test_a_task_of_a_connector_builds_no_wave(site: Any, monkeypatch: pytest.Mon
     assert registered() == ["erp.migrate"]
 
 
-def test_a_wave_of_hcx_has_no_dag_of_ec2(site: Any, hcx: Any) -> None:
-    assert registered() == ["crm.migrate", "erp.migrate"]
+def test_a_wave_of_hcx_has_its_own_dag_and_none_of_ec2(site: Any, hcx: Any) -> None:
+    assert registered() == ["crm.migrate", "erp.migrate", "live1.live"]
     for connectors in (catalog._connectors(), upkeep._connectors()):
         assert connectors == ["dc-west", "default"], "no catalogue and no watch of the queues of HCX"
 

@@ -47,6 +47,15 @@ def environment_errors(hcx: Any, text: str) -> list[str]:
     return format_errors(check_file(hcx.environment(text, "vmc"), hcx.environments)).splitlines()
 
 
+def test_a_queue_near_hcx_follows_no_longer_than_its_grant(hcx: Any) -> None:
+    near = HCX_ENVIRONMENT.replace("hcx: {", "hcx: {reach: connector, ")
+    assert near != HCX_ENVIRONMENT
+    hcx.environment(near, "vmc")
+    long = HCX_WAVE.replace("method: hcx", "method: hcx\nmax_hours: 169")
+    words = "3: max_hours: environment 'vmc' has 'reach: connector': its queue follows HCX for 168 hours at most"
+    assert words in errors(hcx, long)[0]
+
+
 def test_a_valid_wave_resolves(hcx: Any) -> None:
     wave = load_resolved_live(hcx.waves / "live1.yaml", hcx.environments)
     assert (wave.type, wave.environment.source.connection, wave.options.retain_mac) == ("rav", "vc1", True)

@@ -12,12 +12,14 @@ import pytest
 from tests.live_journey import Live, a_wave
 from tests.wire.simulators_hcx.conftest import Sites, running, sites, vm
 
-from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
+from wavelift.adapters.hcx.mobility import Mobility
+from wavelift.adapters.hcx.phases import Progress
+from wavelift.base.errors import PermanentError, TamperedError, UnreachableError, WaveliftError
 from wavelift.base.rest import RestClient
 from wavelift.base.run import CancelFlag
 from wavelift.rules.hcx_wave import MigrationType
 from wavelift.services.dataplane import hcx_migrate
-from wavelift.services.dataplane.hcx_migrate import cancel, follow, start, validate
+from wavelift.services.dataplane.hcx_migrate import cancel, follow, migration_orders, start, validate
 from wavelift.services.dataplane.live_messages import CancelOrder, LiveOrder, Validated
 
 pytestmark = pytest.mark.wire
@@ -386,14 +388,28 @@ def test_hcx_04_without_ids_cancel_finds_them_by_the_groups_name(live: Live) -> 
     assert phases["app01"] != "CANCELLED"
 
 
+def test_hcx_04_what_waits_for_its_turn_is_cancelled_too_and_a_draft_is_none(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HCX gives a migration that waits in its own queue no sign of having begun, as little as a draft."""
+    live.world.hcx.settings(drafts_listed=True)
+    order = live.order(a_wave("app01"))
+    with live.hcx() as hcx:
+        Mobility(hcx).make_group(order.group_name, migration_orders(order))
+    assert cancelled(live, live.to_cancel(order, None)) == {"app01": "absent"}
+    live.started(order)
+    monkeypatch.setattr(Progress, "begun", property(lambda row: False))
+    assert cancelled(live, live.to_cancel(order, None)) == {"app01": "cancelled"}
+    assert [each["phase"] for each in live.world.hcx.migrations()] == ["CANCELLED"]
+
+
 def test_hcx_04_a_slow_end_is_told_as_it_is(live: Live) -> None:
     live.world.hcx.settings(cancel_seconds=3600.0)
     order = live.order(a_wave("app01"))
     started = live.started(order)
     with live.hcx() as hcx:
         (one,) = cancel(live.to_cancel(order, started), hcx=hcx, ctx=live.ctx()).servers
-    assert one.outcome == "cancelled"
-    assert "not ended it yet" in one.words
+    assert one.outcome == "asked", "until HCX has ended it, nobody may take it for free"
 
 
 def test_hcx_04_a_refused_cancel_is_no_end(live: Live) -> None:
@@ -407,3 +423,28 @@ def test_hcx_04_a_refused_cancel_is_no_end(live: Live) -> None:
         "app02": True,
     }
     assert set(cancelled(live, live.to_cancel(order, started)).values()) == {"cancelled"}
+
+
+@pytest.mark.parametrize("of", ["storage", "placement", "card"])
+def test_an_id_that_is_not_the_named_one_s_starts_nothing(live: Live, of: str) -> None:
+    """Somebody edited what pre-flight left: an allowed name, over the id of another place."""
+    order = live.order(a_wave("app01"))
+    task = order.tasks[0]
+    changes: dict[str, dict[str, Any]] = {
+        "storage": {"storage": task.storage.model_copy(update={"id": task.placement[0].id})},
+        "placement": {
+            "placement": (task.placement[0].model_copy(update={"id": task.placement[1].id}), *task.placement[1:])
+        },
+        "card": {
+            "cards": tuple(
+                card.model_copy(update={"destination": card.destination.model_copy(update={"id": "other"})})
+                for card in task.cards
+            )
+        },
+    }
+    edited = order.model_copy(update={"tasks": (task.model_copy(update=changes[of]),)})
+    for call in (validate, start):
+        act: Any = call
+        with live.hcx() as hcx, pytest.raises(TamperedError, match="another name"):
+            act(edited, hcx=hcx, ctx=live.ctx())
+    assert live.world.hcx.migrations() == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.live_journey import THERE, Live, a_wave, codes, errors
 from tests.wire.services.test_requester import ADMIN, granted
-from tests.wire.simulators_hcx.conftest import MIB, TIER, UUIDS, Sites, running, sites, vm
+from tests.wire.simulators_hcx.conftest import MIB, TIER, Sites, running, sites, vm
 
 from wavelift.base.domain import Severity
 from wavelift.rules.hcx_wave import MigrationType

@@ -10,6 +10,7 @@ import pytest
 from tests.live_journey import Live, a_wave
 from tests.wire.simulators_hcx.conftest import Sites, running, sites, vm
 
+from wavelift.adapters.vsphere import placement
 from wavelift.rules.hcx_wave import MigrationType
 from wavelift.services.dataplane import hcx_migrate
 from wavelift.services.dataplane.live_messages import FoundThere, LiveOrder
@@ -193,6 +194,17 @@ def test_hcx_05_a_source_that_is_still_there_fails(live: Live, type: MigrationTy
     live.world.source.remove_vm(live.there("app01", "source"))
     found, _ = judged(live, order, "source")
     assert found.passed
+
+
+def test_hcx_05_a_source_of_which_vcenter_tells_nothing_is_not_gone(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its datastore is away: it has neither instance UUID nor MAC address, and comes back with its datastore."""
+    order = live.order(a_wave("app01"))
+    monkeypatch.setattr(placement, "find_vms", lambda *_, **__: [()])
+    found, _ = judged(live, order, "source")
+    assert not found.passed
+    assert "it is still at the source: '/dc1/vm/shop/app01'" in found.wrong[0]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tests.gateways import GatewayAlarm
 from tests.network_journey import Journey, opened, place
 from tests.wire.simulators_hcx.conftest import HERE, PREFIX, Sites, running, sites
 
+from wavelift.adapters.hcx.extensions import Extensions
 from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.placement import CardOnNetwork, NetworkUse, SiteNetwork
 from wavelift.services.dataplane.steps.step import ChangedElsewhere
@@ -136,7 +137,7 @@ def test_the_source_is_never_connected_while_the_destination_routes(sites: Sites
     assert routing(sites) == [HERE]
 
 
-def test_a_person_s_word_stands_where_nothing_reads_the_source(sites: Sites) -> None:
+def test_hcx_08_a_person_s_word_stands_where_nothing_reads_the_source(sites: Sites) -> None:
     """The source's router is known to nobody here: the tests' world is told what the person does."""
 
     def tick(seconds: float) -> None:
@@ -202,6 +203,100 @@ def test_a_lost_answer_asks_hcx_once_and_the_way_back_waits_for_what_may_come(
         assert routing(sites) == [HERE]
         return
     journey.forward()
+    assert routing(sites) == [THERE]
+
+
+def occupied(*names: str, ids: tuple[str, ...] = ()) -> tuple[NetworkUse, ...]:
+    """Powered-off VMs on the source network."""
+    cards = tuple(
+        CardOnNetwork(
+            vm=f"vm-{number}",
+            name=name,
+            path=f"/dc/vm/{number}/{name}",
+            power="poweredOff",
+            template=False,
+            key=4000,
+            label="n",
+            mac="",
+            connected=False,
+            start_connected=True,
+        )
+        for number, name in enumerate(names)
+    )
+    network = SiteNetwork(
+        moref="network-o1", name="VLAN-100", path="/dc/network/VLAN-100", kind="OpaqueNetwork", ids=ids
+    )
+    return (NetworkUse(network=network, cards=cards),)
+
+
+@pytest.fixture
+def used() -> list[NetworkUse]:
+    return []
+
+
+@pytest.fixture
+def watched(sites: Sites, used: list[NetworkUse]) -> Iterator[Journey]:
+    """A journey that sees what is on the source network."""
+
+    def tick(seconds: float) -> None:
+        for each in (sites.hcx, sites.here, sites.there):
+            each.advance(seconds)
+
+    with opened(sites.hcx, sites.there, sites.here, uses=lambda: tuple(used)) as both:
+        yield Journey(both, place(), tick)
+
+
+def codes(journey: Journey) -> set[str]:
+    return {each.code for each in journey.look().findings if each.severity == "error"}
+
+
+def test_finish_deletes_nothing_while_a_machine_is_on_the_source_network(
+    sites: Sites, watched: Journey, used: list[NetworkUse]
+) -> None:
+    """One that is off need have no port in NSX, and came after the look that was approved."""
+    watched.look()
+    watched.forward()
+    for port in sites.here.control("GET", f"ports?segment={HERE}"):
+        sites.here.remove_port(HERE, port["id"])
+    used += occupied("late")
+    with pytest.raises(PermanentError, match="late"):
+        watched.finish()
+    assert sites.here.segment(HERE)
+
+
+def test_a_name_under_exceptions_lets_only_one_machine_stay(watched: Journey, used: list[NetworkUse]) -> None:
+    used += occupied("router", "router")
+    watched.place = place(exceptions=["router"])
+    assert codes(watched) == {"network.exception_unclear"}
+    watched.place = place(exceptions=["/dc/vm/0/router"])
+    assert codes(watched) == {"network.occupied"}
+    watched.place = place(exceptions=["/dc/vm/0/router", "/dc/vm/1/router"])
+    assert codes(watched) == set()
+
+
+def test_an_extension_of_another_network_of_the_same_name_is_not_taken_for_it(
+    sites: Sites, watched: Journey, used: list[NetworkUse]
+) -> None:
+    """Two data centres of one vCenter may each have a port group of the name; HCX names the one that it extends."""
+    sites.source.add_network("VLAN-101", kind="distributed")
+    other = sites.hcx.extend("VLAN-101", gateway="10.1.3.1/24", tier="/infra/tier-1s/cgw")
+    extension = next(each for each in Extensions(watched.sites.hcx).list() if each.id == other)
+    assert extension.source_id.startswith("dvportgroup-")
+    watched.place = place(source={"network": "VLAN-101", "segment": HERE, "disconnect": {"by": "nsx"}})
+    used += occupied(ids=("dvportgroup-999999",))
+    assert "network.not_extended" in codes(watched)
+    used[:] = occupied(ids=(extension.source_id,))
+    assert "network.not_extended" not in codes(watched)
+
+
+def test_a_run_goes_on_after_its_extension_was_ended_where_a_person_disconnects(sites: Sites, watched: Journey) -> None:
+    """The probe failed, say: who clears the first order is asked again, and nothing that has happened is in the way."""
+    watched.place, watched.word = place("person"), "ana"
+    watched.look()
+    sites.here.put_segment(HERE, advanced_config={"connectivity": "OFF"})
+    watched.forward()
+    watched.clear_number = 1
+    watched.forward()
     assert routing(sites) == [THERE]
 
 

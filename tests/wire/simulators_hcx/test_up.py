@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wavelift.cli.simulated_sites import GATEWAY, NETWORK, PREFIX
+from wavelift.cli.simulated_sites import EXTENDED, GATEWAY, NETWORK, PREFIX
 from wavelift.cli.simulators import stage
 
 pytestmark = pytest.mark.wire
@@ -33,6 +33,8 @@ def test_both_sites_with_nsx(tmp_path: Path) -> None:
         assert sites.nsx[1].routed() == {}
         (segment,) = sites.nsx[1].segments()
         assert segment["subnets"][0]["gateway_address"] == GATEWAY
+        assert segment["display_name"] == EXTENDED
+        assert running.vcenter.inventory()["instance_uuid"] != sites.destination.inventory()["instance_uuid"]
         assert sites.hcx.state()["extensions"] == [NETWORK]
         networks = {one["name"]: one for one in running.vcenter.inventory()["networks"]}
         assert len(networks[NETWORK]["vms"]) == 3

@@ -12,8 +12,7 @@ from typing import Any, Final, Literal
 
 from wavelift.adapters.hcx import guesses
 from wavelift.adapters.hcx.loose import flag, messages, once, record, text
-from wavelift.adapters.hcx.transport import RefusedRequestError, items_of
-from wavelift.base.errors import NotFoundError
+from wavelift.adapters.hcx.transport import RefusedRequestError
 from wavelift.base.rest import Answer, Ask, RestClient, UnreadableError, segment
 
 Generation = Literal["l2", "network"]
@@ -61,9 +60,12 @@ class Extensions:
         if not answer.ok:  # the older call is gone
             answer = self._client.send(Ask("GET", _PATHS["network"]))
         told = answer.object()
-        if not isinstance(told.get("items", record(told.get("data")).get("items")), list):
+        listed = told.get("items", record(told.get("data")).get("items"))
+        if not isinstance(listed, list):
             raise UnreadableError("the answer to the list of extensions has no items", next_step="")
-        return tuple(read_extension(item) for item in items_of(answer))
+        if not all(isinstance(item, Mapping) for item in listed):
+            raise UnreadableError("the list of extensions has items that are none", next_step="")
+        return tuple(read_extension(item) for item in listed)
 
     def find(self, extension_id: str) -> Extension | None:
         """None: it is gone."""
@@ -96,21 +98,6 @@ class Extensions:
         if not answer.ok:
             answer = self._client.send(Ask("POST", _PATHS["network"], body=body), **where)
         return _job(answer, where["network"] or "")
-
-    def set_mon(self, extension_id: str, *, on: bool) -> None:
-        """Switch Mobility Optimized Networking. How its body looks is not documented; read it back.
-
-        :raises NotFoundError: there is no such extension, or the manager has no such call.
-        """
-        found = self.find(extension_id)
-        if found is None:
-            raise NotFoundError("HCX does not list this extension", extension=extension_id)
-        features = {**record(found.raw.get("features")), guesses.MON.value: on}
-        path = f"{_PATHS['network']}/{segment(extension_id)}"
-        answer = self._client.send(
-            Ask("PUT", path, body={guesses.MON_BODY.value: features}, again=True), extension=extension_id
-        )
-        _job(answer, extension_id)
 
 
 def read_extension(item: Mapping[str, Any]) -> Extension:
@@ -158,14 +145,17 @@ def creation(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _job(answer: Answer, what: str) -> str | None:
-    """The id of the job, if the answer names one.
+    """The id of the job, if the answer names one: then the job says how it ends, whatever errors stand beside it.
 
-    :raises RefusedRequestError: it names errors, whatever its status says.
+    :raises RefusedRequestError: it names errors and no job, whatever its status says.
     """
     fields = answer.object()
+    job = text(fields.get("id")) or text(fields.get("jobId"))
+    if job:
+        return job
     errors = once((*messages(fields.get("errors")), *messages(record(fields.get("data")).get("errors"))))
     if errors:
         raise RefusedRequestError(
             f"HCX refuses it: {'; '.join(errors)}", next_step="Correct what HCX names", extension=what or None
         )
-    return text(fields.get("id")) or text(fields.get("jobId")) or None
+    return None

@@ -81,6 +81,7 @@ REMOVE_SNAPSHOTS: Final = Word(
 REMOVE_ISOS: Final = Word("removeIso", "likely", "S7", "the transfer profile's option; another says removeISOs (S6)")
 SYNC_INTERVAL: Final = Word(120, "likely", "S2", "minutes between two delta syncs (bulk, RAV); the unit is read out")
 NETWORK_EXTENSION_APPLIANCE: Final = Word("HCX-NET-EXT", "certain", "S4")
+MESH_IN_NAME: Final = Word("{mesh}-", "guess", "S4", "an appliance's name begins with its mesh's: SM-NE-I1 of SM")
 CONNECT_TO_GATEWAY: Final = Word(
     "connectToLocalRouter", "certain", "S1, S2, S3", "'Connect cloud network to cloud edge gateway after unextending'"
 )
@@ -100,9 +101,6 @@ STARTED_BEFORE: Final = Word(
     "what a second start of a group does is not documented: it is never sent while a migration shows such a sign",
 )
 MON: Final = Word("mobilityOptimizedNetworking", "certain", "S1, S2")
-MON_BODY: Final = Word(
-    "features", "guess", "S2", "the PUT exists; that it takes the item's own features again is the guess"
-)
 
 # --- what an answer says --------------------------------------------------------------------------------------------
 

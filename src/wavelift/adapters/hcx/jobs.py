@@ -33,11 +33,6 @@ class Job:
         return bool(self.done) or self.bad
 
     @property
-    def good(self) -> bool:
-        """It is done, and no flag says that it went wrong. Look at the result even so."""
-        return bool(self.done) and not self.bad
-
-    @property
     def words(self) -> str:
         told = {"failed": self.failed, "cancelled": self.cancelled, "rolled back": self.rolled_back}
         ends = [name for name, value in told.items() if value]

@@ -42,12 +42,14 @@ def answered_in(ledger: Ledger, wait: str) -> bool:
     return (row.spec or {}).get(ANSWER) == (UNDONE if row.state is StepState.UNDOING else DONE)
 
 
-def confirm(tx: Tx, kind: str, id: str, step: str, by: str, *, at: datetime) -> StepRow:
+def confirm(tx: Tx, kind: str, id: str, step: str, by: str, *, at: datetime, said: str = "") -> StepRow:  # noqa: PLR0913
     """Somebody says that they did what a step of a person asks for, or that they undid it: what is asked now.
 
     Repeated: nothing more. Whether they may is asked by the caller, who holds the subject's lock.
 
-    :raises NotFoundError: there is no such step. :raises PermanentError: nothing is asked of a person there now.
+    :param said: :data:`DONE` or :data:`UNDONE`, of somebody who says which; empty: whatever is asked now.
+    :raises NotFoundError: there is no such step. :raises PermanentError: nothing is asked of a person there now, or the
+        opposite of what was said.
     """
     rows = {row.name: row for row in cutovers.steps_of(tx, kind, id)}
     row = rows.get(step)
@@ -63,6 +65,13 @@ def confirm(tx: Tx, kind: str, id: str, step: str, by: str, *, at: datetime) -> 
         raise PermanentError(
             f"Nothing is asked of a person in this step now: it is {row.state}",
             next_step="Wait until it is asked for",
+            cutover=id,
+            step=step,
+        )
+    if said and said != answer:
+        raise PermanentError(
+            f"The step asks for the opposite now: {row.words if answer == DONE else row.undo_words}",
+            next_step=f"Do that, and confirm that it is {answer}",
             cutover=id,
             step=step,
         )

@@ -22,11 +22,12 @@ from wavelift.adapters.hcx.intents import (
 from wavelift.adapters.hcx.mobility import Mobility, Verdict, query_many
 from wavelift.adapters.hcx.mobility import Started as StartedVm
 from wavelift.adapters.hcx.phases import SWITCHING, Phase, Progress
-from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
+from wavelift.base.errors import PermanentError, TamperedError, UnreachableError, WaveliftError
 from wavelift.base.rest import RestClient
 from wavelift.base.run import RunContext
 from wavelift.rules.hcx_wave import WITH_WINDOW
 from wavelift.rules.wave import decode_name
+from wavelift.services.dataplane.hcx_sites import refuse_other_ids
 from wavelift.services.dataplane.live_messages import (
     Cancelled,
     CancelledOne,
@@ -75,6 +76,7 @@ def validate(order: LiveOrder, *, hcx: RestClient, ctx: RunContext) -> Validated
         log.info("the group %s has begun already: it is not validated again", order.group_name)
         return Validated(group_name=order.group_name)
     ctx.cancel.check()
+    refuse_other_ids(hcx, order.tasks)
     verdict = mobility.validate(migration_orders(order))
     said = _said(order, verdict)
     for one in said:
@@ -115,9 +117,14 @@ def start(order: LiveOrder, *, hcx: RestClient, ctx: RunContext) -> Started:
     """Make the mobility group of the order's name and start it; one that is there already is the same one.
 
     :raises RefusedRequestError: HCX started none of them.
+    :raises PermanentError: HCX has the group, not started, for servers that are not to be moved any more.
     :raises UnreachableError: nobody knows yet what HCX started. The retry finds out.
     """
     mobility = Mobility(hcx)
+    known = mobility.find_group(order.group_name)
+    if known is None or not any(row.begun for row in mobility.query_group(known)):
+        refuse_other_ids(hcx, order.tasks)  # of one that has begun, VMs may have left the source
+    _refuse_old_draft(mobility, order)
     group = mobility.make_group(order.group_name, migration_orders(order))
     ctx.cancel.check()
     found = _named(mobility, order, group, mobility.start_group(group), ctx)
@@ -131,6 +138,18 @@ def start(order: LiveOrder, *, hcx: RestClient, ctx: RunContext) -> Started:
             for task in order.tasks
         ),
         at=ctx.clock.now(),
+    )
+
+
+def _refuse_old_draft(mobility: Mobility, order: LiveOrder) -> None:
+    group = mobility.find_group(order.group_name) if order.dropped else None
+    if group is None or any(row.begun for row in mobility.query_group(group)):
+        return
+    raise PermanentError(
+        f"HCX has the mobility group of an earlier try, not started, which is also for {', '.join(order.dropped)}",
+        next_step="Trigger a new run for the servers that are to be moved; delete the group's draft in HCX",
+        group=order.group_name,
+        wave=order.wave,
     )
 
 
@@ -261,6 +280,7 @@ def cancel(order: CancelOrder, *, hcx: RestClient, ctx: RunContext) -> Cancelled
 
     Each server is asked for by itself: one that HCX refuses keeps no other. May be repeated.
 
+    :raises TamperedError: an id is that of another machine's migration.
     :raises WaveliftError: HCX refuses one that has neither ended nor begun to switch over, after all were asked for.
     """
     mobility = Mobility(hcx)
@@ -270,6 +290,7 @@ def cancel(order: CancelOrder, *, hcx: RestClient, ctx: RunContext) -> Cancelled
     told: dict[str, CancelOne] = {}
     refused: dict[str, str] = {}
     for one in asked:
+        _require_its_own(one, rows.get(one.migration_id))
         ended = _without(one, rows.get(one.migration_id))
         if ended is not None:
             done[one.server] = ended
@@ -280,13 +301,14 @@ def cancel(order: CancelOrder, *, hcx: RestClient, ctx: RunContext) -> Cancelled
         told[one.server] = one
         ctx.cancel.check()
     _see_the_end(hcx, told, done, refused, ctx)
+    _leave_drafts(hcx, {server: told[server] for server in refused if server not in done}, done)
     still = {server: why for server, why in refused.items() if server not in done}
     if still:
         words = "; ".join(f"{server}: {why}" for server, why in still.items())
         raise WaveliftError(f"HCX does not cancel: {words}", next_step="The retry asks again", wave=order.wave)
     for server in told.keys() - done.keys():
-        words = "HCX took the order, and has not ended it yet"
-        done[server] = CancelledOne(server=server, outcome="cancelled", words=words)
+        words = "Ask again later, or look there"
+        done[server] = CancelledOne(server=server, outcome="asked", words=words)
     return Cancelled(servers=tuple(done[one.server] for one in order.servers), at=ctx.clock.now())
 
 
@@ -300,10 +322,27 @@ def _with_ids(mobility: Mobility, servers: Iterable[CancelOne]) -> Iterator[Canc
         if one.group_name not in groups:
             id = one.group_id or (mobility.find_group(one.group_name) if one.group_name else None) or ""
             rows = mobility.query_group(id) if id else ()
-            groups[one.group_name] = (id, {row.entity_id: row for row in rows if row.begun})
+            # One without any sign may be a draft, or wait for its turn: then it must be ended, too.
+            groups[one.group_name] = (id, {row.entity_id: row for row in sorted(rows, key=lambda row: row.begun)})
         id, known = groups[one.group_name]
         row = known.get(one.entity_id)
         yield one.model_copy(update={"group_id": id, "migration_id": row.migration_id if row is not None else ""})
+
+
+def _require_its_own(one: CancelOne, row: Progress | None) -> None:
+    """The ids came by XCom once. Where HCX leaves one out, it is not compared."""
+    for field, expected, found in (
+        ("entity_id", one.entity_id, row.entity_id if row is not None else ""),
+        ("group_id", one.group_id, row.group_id if row is not None else ""),
+    ):
+        if expected and found and expected != found:
+            raise TamperedError(
+                "HCX's migration of this id is of another machine",
+                field=field,
+                expected=expected,
+                found=found,
+                server=one.server,
+            )
 
 
 def _without(one: CancelOne, row: Progress | None) -> CancelledOne | None:
@@ -318,6 +357,16 @@ def _without(one: CancelOne, row: Progress | None) -> CancelledOne | None:
     if row.phase.over:
         return CancelledOne(server=one.server, outcome="over", words=row.words)
     return None
+
+
+def _leave_drafts(hcx: RestClient, refused: Mapping[str, CancelOne], done: dict[str, CancelledOne]) -> None:
+    """What HCX does not cancel, and shows no sign of having begun, was never started."""
+    rows = query_many(hcx, [one.migration_id for one in refused.values()])
+    for server, one in refused.items():
+        row = rows.get(one.migration_id)
+        if row is not None and not row.begun:
+            words = "HCX has a draft of it, which was never started"
+            done[server] = CancelledOne(server=server, outcome="absent", words=words)
 
 
 def _see_the_end(

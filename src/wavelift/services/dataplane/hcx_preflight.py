@@ -19,7 +19,7 @@ from wavelift.rules.findings import WHOLE_WAVE, Findings, subject_of
 from wavelift.rules.grants import Grant
 from wavelift.rules.live_plans import LivePlan, ResolvedLive
 from wavelift.rules.preflight import sorted_findings
-from wavelift.rules.preflight_hcx import ROW, LiveFacts, check_options, check_vm
+from wavelift.rules.preflight_hcx import LiveFacts, check_options, check_vm
 from wavelift.rules.preflight_requester import check_requester
 from wavelift.rules.preflight_source import version
 from wavelift.rules.problem import quoted
@@ -118,7 +118,7 @@ def _find(source: VsphereSession, wave: ResolvedLive) -> _Looked:
                     f"it is the same VM as {quoted(first)} ({facts.path})",
                     why="HCX takes one migration of a VM",
                     do="Remove one of the entries",
-                    row=ROW,
+                    row="HCX-01",
                 )
             isos = placed[facts.moref].isos if facts.moref in placed else facts.cdrom_connected
             looked.servers.append(_Server(plan, LiveFacts(facts=facts, isos=isos), found))
@@ -136,7 +136,7 @@ def _not_found(plan: LivePlan, error: WaveliftError) -> Finding:
         error.what,
         why="nothing can be moved that is not found, or not clear",
         do=error.next_step or "Correct the entry in the wave's file",
-        row=ROW,
+        row="HCX-01",
     )
     return found.all[0]
 
@@ -221,7 +221,7 @@ def _task(server: _Server, wave: ResolvedLive, sites: Sites) -> LiveTask | None:
             f"HCX's inventory does not list the VM {quoted(facts.path)} ({facts.moref})",
             why="HCX migrates only what it lists; its inventory may be older than vCenter's",
             do="Wait until HCX lists it, or add its cluster to the compute profile of the source's site in HCX",
-            row=ROW,
+            row="HCX-01",
         )
         return None
     if server.landed is None or server.cards is None:

@@ -6,21 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from wavelift.adapters.hcx import guesses
 from wavelift.adapters.hcx.extensions import Extension, Extensions
 from wavelift.adapters.hcx.intents import Endpoint
 from wavelift.adapters.hcx.inventory import Appliance, Inventory, InventoryVm, Item
 from wavelift.adapters.vsphere import places
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import NicFacts
-from wavelift.base.errors import AmbiguousError, NotFoundError
+from wavelift.base.errors import AmbiguousError, NotFoundError, TamperedError
 from wavelift.base.placement import Place
 from wavelift.base.rest import RestClient
 from wavelift.rules.findings import Findings
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.live_plans import Placement
-from wavelift.rules.preflight_hcx import ROW
 from wavelift.rules.problem import allowed, did_you_mean, quoted
-from wavelift.services.dataplane.live_messages import CardMove, PlaceRef, SiteRef
+from wavelift.rules.wave import decode_name
+from wavelift.services.dataplane.live_messages import CardMove, LiveTask, PlaceRef, SiteRef
 
 NOT_CLEAR: Final = "HCX would take any of them, or none"
 
@@ -83,7 +84,7 @@ def _endpoint(known: Sequence[Endpoint], uuid: str, side: str, connection: str, 
         f"{quoted(connection)} ({uuid})",
         why=f"the manager of the connection pairs other vCenters; {names}",
         do="Correct the connections of the environment, or pair the sites in HCX",
-        row=ROW,
+        row="HCX-01",
         part=f"{side} site",
     )
     return None
@@ -92,12 +93,11 @@ def _endpoint(known: Sequence[Endpoint], uuid: str, side: str, connection: str, 
 def _mesh(appliances: Sequence[Appliance], wanted: str | None, found: Findings) -> str | None:
     """The id; empty: HCX names none, and chooses itself."""
     named = {each.mesh_id: each.name for each in appliances if each.mesh_id}
+    begins = guesses.MESH_IN_NAME.value.format(mesh=wanted)
     fits = [
         id
         for id in named
-        if wanted is None
-        or id == wanted
-        or any(each.mesh_id == id and each.name.startswith(f"{wanted}-") for each in appliances)
+        if wanted in (None, id) or any(each.mesh_id == id and each.name.startswith(begins) for each in appliances)
     ]
     if len(fits) == 1 or (wanted is None and not fits):
         return fits[0] if fits else ""
@@ -109,7 +109,7 @@ def _mesh(appliances: Sequence[Appliance], wanted: str | None, found: Findings) 
         else "the service mesh is not clear",
         why=f"known by the mesh's id, or by its appliances, whose names begin with the mesh's; {names}",
         do="Set 'hcx: mesh' in the environment's file to the name or the id of the mesh between the two sites",
-        row=ROW,
+        row="HCX-01",
         part="mesh",
     )
     return None
@@ -144,7 +144,7 @@ class Sites:
                 f"pool, folder and datastore lie in several data centres: {pool.path}, {folder.path}, {store.path}",
                 why="a VM lies in one",
                 do="Choose places of one data centre, by their paths if several have the same name",
-                row=ROW,
+                row="HCX-01",
             )
             return None
         placement = [
@@ -167,7 +167,7 @@ class Sites:
                 f"at the destination: {error.what}",
                 why="HCX takes ids, and the name says which" if isinstance(error, NotFoundError) else NOT_CLEAR,
                 do=error.next_step,
-                row=ROW,
+                row="HCX-01",
             )
             return None
         if place.moref in listed:
@@ -177,7 +177,7 @@ class Sites:
             f"HCX does not list the {field} {quoted(place.path)} ({place.moref}) of the destination",
             why="it can't place a VM there",
             do="Add it to the compute profile of the destination's site in HCX, or choose another one",
-            row=ROW,
+            row="HCX-01",
         )
         return None
 
@@ -193,7 +193,7 @@ class Sites:
                 f"{macs.count(mac)} of its cards have the MAC address {mac or '(none)'}",
                 why="HCX tells cards apart by it",
                 do="Give each card its own",
-                row=ROW,
+                row="HCX-01",
             )
             return None
         done = tuple(move for move in moves if move is not None)
@@ -214,7 +214,7 @@ class Sites:
                 f"network {quoted(nic.network)} of {nic.label} is not extended to the destination",
                 why="the server would lose its network: its address is not routed there",
                 do="Extend the network with HCX first",
-                row=ROW,
+                row="HCX-01",
                 part=nic.label,
             )
             return None
@@ -240,7 +240,7 @@ class Sites:
             + ("" if fits else did_you_mean(nic.network, (each.name for each in self._sources))),
             why=NOT_CLEAR if fits else "its inventory may be older than vCenter's",
             do="Rename one of them in vCenter" if fits else "Wait until HCX lists it",
-            row=ROW,
+            row="HCX-01",
             part=nic.label,
         )
         return None
@@ -275,7 +275,7 @@ class Sites:
             why = "the server would keep its address on a network that does not have it"
         do = f"Write under 'target: networks' to which network {quoted(nic.network)} is extended: "
         do += quoted(extension.destination_name or extension.destination_id)
-        found.error("hcx.network", what, why=why, do=do, row=ROW, part=nic.label)
+        found.error("hcx.network", what, why=why, do=do, row="HCX-01", part=nic.label)
         return None
 
 
@@ -287,7 +287,7 @@ def _unmapped(nic: NicFacts, target: Placement, found: Findings) -> None:
             f"{nic.label} {lacks}",
             why="HCX needs a network of the destination for each card, found by its MAC address",
             do="Remove the card, or put it on a network that is extended",
-            row=ROW,
+            row="HCX-01",
             part=nic.label,
         )
         return
@@ -297,6 +297,38 @@ def _unmapped(nic: NicFacts, target: Placement, found: Findings) -> None:
         f"network {quoted(nic.network)} of {nic.label} has no network at the destination{near}",
         why="HCX needs one for each card",
         do=f"Add {quoted(nic.network)} to 'target: networks', with the network to which it is extended",
-        row=ROW,
+        row="HCX-01",
         part=nic.label,
     )
+
+
+def refuse_other_ids(hcx: RestClient, tasks: Sequence[LiveTask]) -> None:
+    """What pre-flight found came by XCom: names were compared with the wave and its environment, ids go to HCX. So the
+    names behind the ids are asked again, of HCX itself.
+
+    :raises TamperedError: an id has another name there, or HCX does not list it any more.
+    """
+    inventory = Inventory(hcx)
+    for here, there in sorted({(task.source.endpoint_id, task.destination.endpoint_id) for task in tasks}):
+        known: dict[str, set[str]] = {}
+        listed = (inventory.containers(there), inventory.datastores(there), inventory.networks(there))
+        for item in (item for items in listed for item in items):
+            known.setdefault(item.id, set()).add(item.name)
+        for vm in inventory.vms(here):
+            known.setdefault(vm.id, set()).add(vm.name)
+        for task in tasks:
+            if (task.source.endpoint_id, task.destination.endpoint_id) != (here, there):
+                continue
+            refs = [(task.entity_id, task.entity_name), (task.storage.id, task.storage.name)]
+            refs += [(place.id, place.name) for place in task.placement]
+            refs += [(card.destination.id, card.destination.name) for card in task.cards]
+            for id, name in refs:
+                # A place may be named by its path; HCX says the last part of it.
+                if known.get(id, set()).isdisjoint({name, decode_name(name.rpartition("/")[2])}):
+                    raise TamperedError(
+                        "HCX has another name for what the server is moved with, or does not list it any more",
+                        server=task.name,
+                        field=id,
+                        expected=name,
+                        found=", ".join(sorted(known.get(id, ()))) or "nothing",
+                    )

@@ -81,14 +81,18 @@ def at_source(order: VerifyOrder, *, session: VsphereSession, ctx: RunContext) -
     """It is gone, or, of a bulk migration, renamed, off and without a connected card. None: look again later."""
     seen, task = _Seen(), order.task
     matches = _matches(session, task)
-    own = [each.vm for each in matches if "instance_uuid" in each.by]
+    known = {each.vm.moref: each.vm for each in matches if "instance_uuid" in each.by}
+    # Of a VM that is inaccessible, vCenter tells neither instance UUID nor cards: it is there all the same.
+    for vm in placement.placed(session, [task.before.moref], gone_ok=True):
+        known.setdefault(vm.moref, vm)
+    own = list(known.values())
     for vm in own:
         if task.type == "bulk":
             _left_behind(task, vm, seen)
         else:
             seen.wrong.append(f"it is still at the source: {quoted(vm.path)}, {vm.power}")
     for each in matches:
-        if each.vm not in own and "mac" in each.by:
+        if each.vm.moref not in known and "mac" in each.by:
             seen.wrong.append(f"{quoted(each.vm.path)} at the source has a MAC address of the server")
     if not own:
         all_seen = privileges.reads_all(session)

@@ -117,6 +117,9 @@ class LiveOrder(Message):
     group_name: str
     """Of the run hash: HCX has no client token, and refuses a second group of one name."""
     tasks: tuple[LiveTask, ...]
+    dropped: tuple[str, ...] = ()
+    """Servers that an earlier order of this name had, and this one has not: they were cancelled since. A group that was
+    made for them, too, must not be started."""
     window_start: Instant | None = None
     window_end: Instant | None = None
     accept_warnings: bool = False
@@ -129,11 +132,6 @@ class LiveOrder(Message):
     def digest(self) -> str:
         """SHA-256, hex, of what is started, and how. The grant names it."""
         return _digest(self.model_dump(mode="json", exclude={"token", "clear_number"}))
-
-
-def digest_of_tasks(tasks: tuple[LiveTask, ...]) -> str:
-    """SHA-256, hex. Approvals name it."""
-    return _digest([task.dump() for task in tasks])
 
 
 def _digest(value: object) -> str:
@@ -185,12 +183,13 @@ class CancelOrder(Message):
 class CancelledOne(Message):
     """What became of it.
 
-    :param outcome: ``cancelled``: HCX took the order, or had ended it before. ``absent``: HCX has no such migration,
-        nor its group. ``too_late``: it switches over, or has. ``over``: it had ended by itself.
+    :param outcome: ``cancelled``: HCX has ended it. ``asked``: HCX took the order, and has not ended it yet.
+        ``absent``: HCX has no such migration, nor its group. ``too_late``: it switches over, or has. ``over``: it had
+        ended by itself.
     """
 
     server: str
-    outcome: Literal["cancelled", "absent", "too_late", "over"]
+    outcome: Literal["cancelled", "asked", "absent", "too_late", "over"]
     words: str = ""
 
 

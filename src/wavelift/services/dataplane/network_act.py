@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from wavelift.adapters.nsx.errors import PendingDeleteError, StillAttachedError
-from wavelift.adapters.nsx.segments import Segments
+from wavelift.adapters.nsx.segments import Segment, Segments
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.placement import NetworkUse
 from wavelift.base.rest import RestClient
@@ -155,7 +155,7 @@ class _Acting:
         if to == ON:
             self._source_may_route()
         else:
-            self.free()
+            self._free_once()
         if self.side is None:
             return Settled()
         now = self.side.read()
@@ -189,6 +189,14 @@ class _Acting:
             network=network,
             guards={ON: self._source_may_route, OFF: self._may_begin},
         )
+
+    def _free_once(self) -> None:
+        """Of what a person did: until it shows, and not once the extension is ended, when the run goes on after it."""
+        key = f"free.{self.order.clear_number}"
+        if self.ctx.checkpoints.get(key) or self.step(EXTENSION).read() is None:
+            return
+        self.free()
+        self.ctx.checkpoints.set(key, True)
 
     # Guards: what must hold before a write, by reading it now
 
@@ -314,12 +322,14 @@ def _refuse_late(order: NetworkOrder, waiting: Waiting, ctx: RunContext) -> None
 # The end of the way back
 
 
-def finish(order: FinishOrder, sites: Sites, ctx: RunContext) -> Finished | Waiting:
+def finish(order: FinishOrder, sites: Sites, ctx: RunContext, *, free: Callable[[], None]) -> Finished | Waiting:
     """Delete the source network, if something here can, and rename the destination's segment.
 
     Nothing is ever forced. What stays is told in words.
 
-    :raises PermanentError: the destination does not route the network; ports stay for too long.
+    :param free: raises if something is in the way by now. Asked right before the source network is deleted.
+    :raises PermanentError: something is in the way; the destination does not route the network; ports stay for too
+        long.
     """
     ctx.cancel.check()
     network = order.place.network
@@ -333,15 +343,13 @@ def finish(order: FinishOrder, sites: Sites, ctx: RunContext) -> Finished | Wait
         )
     notes: list[str] = []
     deleted = False
-    if network.source.segment is not None and network.source.disconnect.by in ("nsx", "vmc", "person"):
-        waiting = _delete(order, sites, ctx)
+    if network.source.deleted:
+        waiting = _delete(order, sites, ctx, free)
         if waiting is not None:
             return waiting
         deleted = True
     else:
-        notes.append(
-            f"The source network {network.source.network} is no segment of NSX: delete it where it is, by hand"
-        )
+        notes.append(f"The source network {network.source.network} stays: delete it where it is, by hand")
     renamed = ""
     if network.rename_to and look.segment.name != network.rename_to:
         there.rename(network.destination.segment, network.rename_to)
@@ -355,7 +363,7 @@ def finish(order: FinishOrder, sites: Sites, ctx: RunContext) -> Finished | Wait
     )
 
 
-def _delete(order: FinishOrder, sites: Sites, ctx: RunContext) -> Waiting | None:
+def _delete(order: FinishOrder, sites: Sites, ctx: RunContext, free: Callable[[], None]) -> Waiting | None:
     """None: the source segment is gone."""
     network = order.place.network
     if sites.source_nsx is None or network.source.segment is None:
@@ -371,9 +379,19 @@ def _delete(order: FinishOrder, sites: Sites, ctx: RunContext) -> Waiting | None
             network=network.network,
             segment=found.path,
         )
+    recorded = Segment.parse(order.records[SOURCE]) if order.records.get(SOURCE) else None
+    if recorded is None or state_of(found) != {**state_of(recorded), CONNECTIVITY: OFF}:
+        raise PermanentError(
+            "The source segment is another one than the cutover recorded: its gateway is "
+            f"{', '.join(found.gateways) or 'unknown'}",
+            next_step="Find out who made it. Nothing was deleted; delete it by hand if it is not needed",
+            network=network.network,
+            segment=found.path,
+        )
     ports = here.ports(found.path)
     if ports:
         return _empty(order, f"{len(ports)} ports, such as {ports[0].name}", ctx)
+    free()
     try:
         here.delete(found.path)
     except (StillAttachedError, PendingDeleteError) as error:

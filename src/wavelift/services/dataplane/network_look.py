@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Final
 
-from wavelift.adapters.hcx.extensions import Extension, Extensions
+from wavelift.adapters.hcx.extensions import Extension, Extensions, read_extension
 from wavelift.adapters.hcx.mobility import Mobility
 from wavelift.adapters.nsx.segments import Segment, Segments
-from wavelift.base.domain import Severity
+from wavelift.base.domain import Finding, Severity
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.placement import NetworkUse
 from wavelift.base.run import RunContext
+from wavelift.base.units import counted
 from wavelift.rules.findings import Findings
 from wavelift.rules.network import NetworkSpec
 from wavelift.rules.network_cutover import CONNECTIVITY, DESTINATION, EXTENSION, OFF, ON, SOURCE
 from wavelift.services.dataplane.network_act import Sites
-from wavelift.services.dataplane.network_messages import Looked, LookOrder, NetworkOrder, Occupant
+from wavelift.services.dataplane.network_messages import (
+    FinishOrder,
+    Looked,
+    LookOrder,
+    NetworkOrder,
+    NetworkPlace,
+    Occupant,
+)
 from wavelift.services.dataplane.source_side import state_of
 from wavelift.services.dataplane.steps.network import extension_of, identity
 from wavelift.services.dataplane.steps.step import State
 
+OF_VCENTER: Final = re.compile(r"(dvportgroup|network)-\d+$")
+"""How vCenter names its networks: an id of this form says for certain which one it is."""
 NAMED: Final = 10
 """Machines that one finding names; of more, the number is told."""
 BY_ITSELF: Final = frozenset({"network.source_off", "network.source_unread"})
@@ -34,13 +45,27 @@ def refuse_in_the_way(order: NetworkOrder, sites: Sites, ctx: RunContext) -> Non
     :raises PermanentError: something is in the way by now.
     """
     found = look(LookOrder(place=order.place, mode="cutover"), sites, ctx)
-    errors = [each for each in found.findings if each.severity is Severity.ERROR and each.code not in BY_ITSELF]
+    _refuse([each for each in found.findings if each.code not in BY_ITSELF], order.place, order.step)
+
+
+def refuse_to_delete(order: FinishOrder, sites: Sites, ctx: RunContext) -> None:
+    """The same, right before the source network is deleted.
+
+    :raises PermanentError: something is in the way by now.
+    """
+    recorded = identity(read_extension(order.records.get(EXTENSION) or {}))
+    found = look(LookOrder(place=order.place, mode="finish", extension=recorded), sites, ctx)
+    _refuse(found.findings, order.place, "finish")
+
+
+def _refuse(findings: Iterable[Finding], place: NetworkPlace, step: str) -> None:
+    errors = [each for each in findings if each.severity is Severity.ERROR]
     if errors:
         raise PermanentError(
             f"Something is in the way that was not when it was planned: {'; '.join(each.what for each in errors)}",
             next_step=errors[0].next_action,
-            network=order.place.network.network,
-            step=order.step,
+            network=place.network.network,
+            step=step,
         )
 
 
@@ -137,8 +162,19 @@ class _Looking:
             return extension_of(extensions, str(self.order.extension.get("source", "")))
         ids = {each for use in uses[:1] for each in (*use.network.ids, use.network.moref)}
         named = [each for each in extensions if each.source_id in ids]
-        if not named:
-            named = [each for each in extensions if each.source_name == self.network.source.network]
+        if not named:  # of NSX, HCX may know another id than vCenter; that of another network of the name it is not
+            named = [
+                each
+                for each in extensions
+                if each.source_name == self.network.source.network and not (ids and OF_VCENTER.match(each.source_id))
+            ]
+        if len({each.source_id for each in named}) > 1:
+            raise PermanentError(
+                f"HCX extends {len(named)} networks called {self.network.source.network}: "
+                f"{', '.join(each.id for each in named)}",
+                next_step="Rename one of them at the source, so that it is clear which one is meant",
+                network=self.network.network,
+            )
         return extension_of(extensions, named[0].source_id) if named else None
 
     def _ports(self, segment: Segment | None) -> int | None:
@@ -154,7 +190,7 @@ class _Looking:
                 power=card.power,
                 template=card.template,
                 mac=card.mac,
-                excepted=card.name in self.network.exceptions,
+                excepted=bool({card.name, card.path} & set(self.network.exceptions)),
             )
             for use in uses
             for card in use.cards
@@ -312,10 +348,19 @@ class _Looking:
             more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
             self._error(
                 "occupied",
-                f"{len(left)} network cards are on the source network: {names}{more}",
+                f"{counted(len(left), 'network card')} on the source network: {names}{more}",
                 why="These machines lose their gateway at the moment of the cutover",
                 do="Migrate them, take their cards away, or list machines that may stay under 'exceptions'",
             )
+        for name in self.network.exceptions:
+            paths = sorted({each.path for each in occupants if each.vm == name})
+            if len(paths) > 1:
+                self._error(
+                    "exception_unclear",
+                    f"{len(paths)} machines on the source network are called {name}: {', '.join(paths[:NAMED])}",
+                    why="Only one of them may be meant to stay there without a gateway",
+                    do="List the path of each that may stay under 'exceptions', and not the name",
+                )
         staying = sorted({each.vm for each in occupants if each.excepted})
         if staying:
             self._warning(
@@ -343,8 +388,8 @@ class _Looking:
                     do="Connect their hosts, or remove them from the inventory",
                 )
 
-    def _of_migrations(self, uses: Iterable[NetworkUse]) -> None:
-        ids = sorted({card.vm for use in uses for card in use.cards})
+    def _of_migrations(self, uses: Sequence[NetworkUse]) -> None:
+        ids = sorted({card.vm for use in uses[:1] for card in use.cards})  # of the vCenter that HCX serves
         for each in Mobility(self.sites.hcx).query_entities(ids) if ids else ():
             if not each.phase.over:
                 self._error(

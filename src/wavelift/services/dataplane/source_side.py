@@ -10,7 +10,6 @@ It is made with the network's name, gateway and prefix and the ``arguments`` of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, Final, Literal, Protocol
 
 from wavelift.adapters.nsx.errors import NotRealisedError
@@ -132,7 +131,7 @@ class WebhookSide(Side):
         if found is None:
             raise UnreadableError(
                 f"the webhook's answer has no 'state' of {' or '.join(WORDS.values())}, but {printable(str(word), 60)}",
-                next_step="Correct the webhook: docs/hcx.md says what it answers",
+                next_step="Correct the webhook: docs/network-cutover.md says what it answers",
                 network=self._network.network,
             )
         return found
@@ -198,8 +197,3 @@ def _there(client: RestClient | None, network: NetworkSpec) -> RestClient:
             network=network.network,
         )
     return client
-
-
-def connectivity_of(state: Mapping[str, Any] | None) -> str:
-    """:data:`ON`, :data:`OFF`, or ``unknown``."""
-    return str((state or {}).get(CONNECTIVITY, "unknown"))

@@ -13,7 +13,7 @@ from wavelift.ledger.hcx_records import LiveMigration
 from wavelift.rules.authority import Action
 from wavelift.rules.conf import LiveConf
 from wavelift.rules.cutover_plan import opening
-from wavelift.rules.hcx_wave import over
+from wavelift.rules.hcx_wave import FOLLOWED_NEAR, over
 from wavelift.rules.live_plans import ResolvedLive
 from wavelift.rules.wave_cutover import Window
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
@@ -27,6 +27,8 @@ from wavelift.services.live_migration.runs import Load, hcx_has_window, lost_of_
 LAST_YES: Final = timedelta(minutes=15)
 """Before the window: without a yes by then, what has not begun to switch over is cancelled. HCX looks for windows by
 the minute, and a cancel needs a while."""
+ASKED_AHEAD: Final = timedelta(days=6)
+"""The order to cancel what has no yes is given at the start: its grant, which nobody renews, outlives the question."""
 
 
 def admit(ledger: Ledger, request: RunRequest, load: Load, ctx: RunContext, *, rights: Rights) -> AdmittedLive:
@@ -90,14 +92,24 @@ def _window(wave: ResolvedLive, conf: LiveConf, now: datetime) -> Window | None:
     problem = over(window, now) or over(window, window.start)
     if problem is not None:
         raise SpecError(problem.message, next_step="Give another window", wave=wave.wave)
-    if wave.approve_switchover and now >= window.start - LAST_YES:
-        raise SpecError(
-            f"The window begins at {utc_minute(window.start)}, and the switchover must be approved "
-            f"{LAST_YES.total_seconds() / 60:.0f} minutes before",
-            next_step="Give a later window",
-            wave=wave.wave,
-        )
+    _require_kept(wave, window, now)
     return window
+
+
+def _require_kept(wave: ResolvedLive, window: Window, now: datetime) -> None:
+    """Whether people and the queue can do in time what belongs to a window that HCX keeps."""
+    begins = f"The window begins at {utc_minute(window.start)}"
+    ahead, hours = window.start - now, timedelta(hours=wave.max_hours)
+    if wave.approve_switchover and ahead <= LAST_YES:
+        words = f"{begins}, and the switchover must be approved {LAST_YES.total_seconds() / 60:.0f} minutes before"
+        raise SpecError(words, next_step="Give a later window", wave=wave.wave)
+    if wave.approve_switchover and ahead > ASKED_AHEAD:
+        words = f"{begins}, and a switchover can be held back for its approval for {ASKED_AHEAD.days} days at most"
+        raise SpecError(words, next_step="Trigger the run later, or give an earlier window", wave=wave.wave)
+    if wave.environment.hcx.reach == "connector" and ahead + hours > FOLLOWED_NEAR:
+        words = f"{begins}, and with 'max_hours: {wave.max_hours:g}' it would be followed for more than "
+        words += f"{FOLLOWED_NEAR.days} days, which the queue near HCX can't"
+        raise SpecError(words, next_step="Trigger the run later, or lower max_hours", wave=wave.wave)
 
 
 def _cancels(ledger: Ledger, request: RunRequest, conf: LiveConf, ctx: RunContext, *, rights: Rights) -> AdmittedLive:

@@ -56,7 +56,7 @@ def switchover_question(ledger: Ledger, ctx: RunContext) -> Question:
         digest=found[0].plan_digest if found else "",
         environment=wave.environment.environment,
         action=Action.MIGRATE,
-        mode="required" if found and ends is not None else "none",
+        mode=("four_eyes" if wave.approve == "four_eyes" else "required") if found and ends is not None else "none",
         hours=min(max(hours, _SHORTEST), MOST_HOURS),
         # A yes holds for the whole window; until when one may come, the hours say.
         not_after=wave.window.end if wave.window is not None else None,

@@ -18,12 +18,15 @@ from wavelift.services.live_migration.runs import frozen_live, of_run
 
 LIST: Final = "List them with `wavelift live list`"
 WORDS: Final = {
-    "cancelled": "HCX was told to end it",
+    "cancelled": "HCX has ended it",
+    "asked": "HCX was told to end it, and has not yet",
     "absent": "HCX has no such migration",
     "too_late": "HCX switches it over already: it was not cancelled",
     "over": "HCX had ended with it before it was cancelled",
 }
 """Outcome → what the migration says."""
+NOT_ENDED: Final = (WORDS["asked"], WORDS["too_late"])
+"""How the words begin of what may switch over all the same."""
 
 
 def chosen(ledger: Ledger, wave: str, ids: Sequence[str]) -> tuple[tuple[LiveMigration, ...], ResolvedLive]:
@@ -128,6 +131,8 @@ def _note(tx: Tx, known: LiveMigration, one: CancelledOne, words: str, ctx: RunC
     if not followed and known.state in IN_HCX:
         if one.outcome == "cancelled":
             columns |= {"state": LiveState.CANCELLED, "error": words}
+        elif one.outcome == "over":  # it failed, or HCX does not say how it ended
+            columns |= {"state": LiveState.FAILED, "error": words}
         elif one.outcome == "absent":
             # A name that HCX does not have started nothing. One that it had, and lists no more, may have done anything.
             ended = LiveState.ENDED if known.state is LiveState.STARTING else LiveState.FAILED

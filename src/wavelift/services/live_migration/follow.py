@@ -15,7 +15,7 @@ from wavelift.rules.flow import SlotKind
 from wavelift.rules.live import LiveState
 from wavelift.services.common.slots import give_back
 from wavelift.services.dataplane.live_messages import Followed, FollowedOne, FollowOrder
-from wavelift.services.live_migration.runs import of_run
+from wavelift.services.live_migration.runs import hcx_has_window, of_run
 
 OF_ONE_VM: Final = (SlotKind.HCX_MANAGER, SlotKind.HCX_MESH)
 """Slots that are free once HCX has ended with the VM, whatever the others of its run do."""
@@ -40,14 +40,18 @@ class Following:
 
 
 def following(ledger: Ledger, ctx: RunContext) -> Following:
-    """What of this run HCX moves, and by when each must be there: ``max_hours`` from its start on."""
+    """What of this run HCX moves, and by when each must be there: ``max_hours`` from its start on, or from the moment
+    that HCX may switch over."""
     wave, found = of_run(ledger, ctx)
     moving = [each for each in found if each.state is LiveState.MOVING and each.migration_id]
-    began = [datetime.fromisoformat(each.times[LiveState.MOVING]) for each in moving if each.times]
+    times = [datetime.fromisoformat(each.times[LiveState.MOVING]) for each in moving if each.times]
+    began = min(times, default=ctx.clock.now())
+    if wave.window is not None and hcx_has_window(wave):
+        began = max(began, wave.window.start)
     return Following(
         wave.environment.hcx.connection,
         {each.server: each.migration_id for each in moving},
-        min(began, default=ctx.clock.now()) + timedelta(hours=wave.max_hours),
+        began + timedelta(hours=wave.max_hours),
         near=wave.environment.hcx.reach == "connector",
     )
 

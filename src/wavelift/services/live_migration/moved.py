@@ -42,16 +42,16 @@ class Judged:
     wrong: tuple[str, ...]
 
 
-def moved(ledger: Ledger, came: Followed | None, ctx: RunContext) -> list[VerifyOrder]:
+def moved(ledger: Ledger, came: Followed, ctx: RunContext) -> list[VerifyOrder]:
     """Record how HCX ended for every server. Those that it says are complete are verified; the orders for them.
 
     One that HCX has not ended with stays where it is: nobody may start it again.
 
-    :param came: what the follow task left; None: HCX moved nothing that had to be followed.
+    :param came: what the follow task left.
     :raises TamperedError: what came by XCom names a migration that is not this run's.
     """
     wave, _ = of_run(ledger, ctx)
-    ends = {each.server: each for each in (came.servers if came is not None else ())}
+    ends = {each.server: each for each in came.servers}
     with ledger.write(lock_of(wave)) as tx:
         known = {each.server: each for each in live_migrations.of_dag_run(tx, ctx.run)}
         for server, end in ends.items():

@@ -17,6 +17,7 @@ from wavelift.ledger.hcx_records import LiveMigration
 from wavelift.rules.flows import LIVE
 from wavelift.rules.live import LiveState
 from wavelift.services.common.report import NOT_FINISHED, end_wave_run, failed_run, free_slots
+from wavelift.services.live_migration.cancelling import NOT_ENDED
 from wavelift.services.live_migration.plan import PlannedLive
 from wavelift.services.live_migration.runs import frozen_live, lock_of
 
@@ -95,7 +96,8 @@ def _planned(server: str, why: str) -> LiveOutcome:
 
 
 def _cancelled(server: str, words: str) -> LiveOutcome:
-    return LiveOutcome(server=server, state=words, fine=True)
+    fine = not words.startswith(NOT_ENDED)
+    return LiveOutcome(server=server, state="cancelled" if fine else "not cancelled", error=words, fine=fine)
 
 
 def _end_reserved(ledger: Ledger, ended: EndedLive, ctx: RunContext) -> None:
@@ -149,7 +151,7 @@ def raise_when_failed(report: LiveRunReport) -> None:
     if report.succeeded:
         return
     bad = [each for each in report.outcomes if not each.fine]
-    what = "can't be migrated" if report.mode == "plan" else "did not get through"
+    what = {"plan": "can't be migrated", "cancel": "were not cancelled"}.get(report.mode, "did not get through")
     lines = [f"{each.server} {each.state}: {each.error}" for each in bad]
     raise failed_run(
         report, f"{len(bad)} of {len(report.outcomes)} servers {what}", lines, Lines(_ways_out(report, bad))
@@ -159,6 +161,8 @@ def raise_when_failed(report: LiveRunReport) -> None:
 def _ways_out(report: LiveRunReport, bad: Sequence[LiveOutcome]) -> str:
     if report.mode == "plan":
         return "Nothing was started. Remove the causes, and plan again"
+    if report.mode == "cancel":
+        return "The run that follows it, or HCX, tells how it ends. What is not switching over can be cancelled again"
     return "\n".join(_way_out(report.wave, bad)) or f"Remove the cause, then trigger {LIVE.dag_id(report.wave)} again"
 
 

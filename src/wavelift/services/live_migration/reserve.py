@@ -28,7 +28,7 @@ from wavelift.services.common.line import words_of
 from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.common.slots import InQueue, Queued, SlotRequest, win_together
 from wavelift.services.dataplane.live_messages import LiveOrder, LiveTask
-from wavelift.services.live_migration.approvals import require_approved
+from wavelift.services.live_migration.approvals import last_yes, require_approved
 from wavelift.services.live_migration.plan import LiveTerms
 from wavelift.services.live_migration.runs import Load, frozen_live, hcx_has_window, lock_of, lost_of_live, of_run
 
@@ -88,10 +88,21 @@ def reserve(
         manager=wave.environment.hcx.connection,
         group_name=begun[0].group_name,
         tasks=tuple(LiveTask.load(each.before) for each in begun),
+        dropped=_dropped(ledger, begun, ctx),
         window_start=scheduled.start if scheduled is not None else None,
         window_end=scheduled.end if scheduled is not None else None,
         accept_warnings=wave.accept_warnings,
         clear_number=clear_number,
+    )
+
+
+def _dropped(ledger: Ledger, begun: Sequence[LiveMigration], ctx: RunContext) -> tuple[str, ...]:
+    """Servers that HCX's group of this run may have been made for, and that are not ordered any more."""
+    goes = {each.id for each in begun}
+    with ledger.read() as tx:
+        found = live_migrations.of_dag_run(tx, ctx.run)
+    return tuple(
+        sorted(each.server for each in found if each.group_name == begun[0].group_name and each.id not in goes)
     )
 
 
@@ -117,6 +128,14 @@ def _require_open(wave: ResolvedLive, now: datetime) -> None:
     problem = over(wave.window, now) if hcx_has_window(wave) else None
     if problem is not None:
         raise PermanentError(problem.message, next_step="Trigger a new run with another window", wave=wave.wave)
+    asks = last_yes(wave)
+    if asks is not None and now >= asks:
+        # Started now, a small VM may switch over before HCX is told to end it, and nobody had said yes.
+        raise PermanentError(
+            f"The switchover had to be approved by {utc_minute(asks)}, and nothing has started yet",
+            next_step="Trigger a new run with a later window",
+            wave=wave.wave,
+        )
     if now >= wave.window.end:
         raise PermanentError(
             f"The window was over at {utc_minute(wave.window.end)}",

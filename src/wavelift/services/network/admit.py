@@ -34,19 +34,21 @@ def admit(
     :returns: what the queue may read now, with its grant.
     :raises SpecError: an unknown key or value; the present files allow no run; no such cutover.
     :raises RefusedError: another cutover of the network is open; or this one can't be ended so.
-    :raises DeniedError: whoever asked may not cut over in the network's environment.
+    :raises DeniedError: whoever asked may not cut over in the network's environment. The way back that a failed cutover
+        begins by itself is everybody's: nobody routes meanwhile, also while a file is broken.
     """
     network = request.wave
     conf = NetworkConf.read(request.conf, network=network)
     ending: End | None = conf.mode if conf.mode in ("revert", "finish") else None
     known: NetworkCutover | None = None
     if ending is not None:
-        known = chosen(ledger, network, conf.cutover)
+        known = chosen(ledger, network, conf.cutover or "")
         with ledger.read() as tx:
             place = place_of(tx, known)
     else:
         place = _present(ledger, network, load, ctx)
-    require_run(ledger, place.environment.environment, Action.CUT_OVER, ctx, rights=rights)
+    if ending != "revert" or known is None or known.revert_run != ctx.run.dag_run_id:
+        require_run(ledger, place.environment.environment, Action.CUT_OVER, ctx, rights=rights)
     if ending is not None and known is not None:
         known = claim(ledger, known, ending, ctx)
     elif conf.mode == "cutover":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from wavelift.base.errors import BusyError, PermanentError
 from wavelift.base.run import RunContext
@@ -20,6 +20,14 @@ from wavelift.services.network.orders import Desk, acting_token
 from wavelift.services.network.plan import blocking, states_before
 from wavelift.services.network.runs import ended_by, place_of, reopen
 
+FIRST_ORDER: Final = "finish_first"
+"""In the state after: the run that was first permitted to delete the source, see :func:`run_since`."""
+
+
+def run_since(ctx: RunContext, clears: int) -> str:
+    """A DAG run since its last clear. :param clears: Airflow's count of them."""
+    return f"{ctx.run.dag_run_id}#{clears}"
+
 
 def finish_lines(ledger: Ledger, looked: Looked, ctx: RunContext) -> list[str]:
     """What is given up, for who approves it.
@@ -31,7 +39,7 @@ def finish_lines(ledger: Ledger, looked: Looked, ctx: RunContext) -> list[str]:
         spec = place_of(tx, known).network
     if known.state is NetworkState.SWITCHED:
         _refuse(known, looked, ctx)
-    source = f"deletes {spec.source.segment}" if spec.source.segment else f"leaves {spec.source.network} to a person"
+    source = f"deletes {spec.source.deleted}" if spec.source.deleted else f"leaves {spec.source.network} to a person"
     renames = f", and renames {spec.destination.segment} to {spec.rename_to}" if spec.rename_to else ""
     since = known.moment("switched")
     return [
@@ -66,6 +74,7 @@ def order_finish(ledger: Ledger, looked: Looked, ctx: RunContext, desk: Desk) ->
                 "state": NetworkState.FINISHING,
                 "phase": "the way back is given up",
                 "error": "",
+                "after": changed(now.after, {FIRST_ORDER: run_since(ctx, desk.clear_number)}),
             }
             now = network_cutovers.note_time(tx, now, "finishing", at=ctx.clock.now(), by=ctx.run, **columns)
         place = place_of(tx, now)

@@ -94,7 +94,10 @@ class AsksPerson:
     def words(self) -> str:
         """For the person."""
         until = "Nobody routes the network until then" if self.direction == "back" else "The cutover waits for it"
-        return f"{self.ask}. {until}. Confirm it with `wavelift network confirm {self.cutover} {self.step}`"
+        command = (
+            f"wavelift network confirm {self.cutover} {self.step}{' --undone' if self.direction == 'back' else ''}"
+        )
+        return f"{self.ask}. {until}. Confirm it with `{command}`"
 
 
 def order(
@@ -104,11 +107,11 @@ def order(
 
     :param acted: what the task of the step before returned; None: this is the first step of its direction.
     :raises PermanentError: the cutover may not go this way now, or a person did not answer in time.
-    :raises NotApprovedError: nobody has approved the plan. :raises DeniedError: whoever asked may not cut over.
+    :raises NotApprovedError: nobody has approved the plan. :raises DeniedError: whoever asked may not go forward.
     :raises BusyError: the cutover was changed at the same moment.
     """
-    require_again(ledger, ctx, Action.CUT_OVER, rights=desk.rights)
-    if direction == "forward":
+    if direction == "forward":  # the way back was asked for at its admission: nothing may hold it up now
+        require_again(ledger, ctx, Action.CUT_OVER, rights=desk.rights)
         with ledger.read() as tx:
             require_unchanged(waves.get(tx, ctx.run), desk.load)
     known = _seen(ledger, direction, ctx)
@@ -217,8 +220,9 @@ def _going(tx: Tx, known: NetworkCutover, step: str, ctx: RunContext) -> Network
     require_approved(tx, known.plan_digest, ctx)
     columns: dict[str, Any] = {"state": NetworkState.GOING, "error": "", "alert": "", "cancel_requested": False}
     columns["phase"] = "goes forward"
-    if goes_on:  # weeks may have passed: what a person said then is asked again
+    if goes_on:  # weeks may have passed: what a person said then is asked again, and what was seen then is looked at
         _forget_word(tx, known, ctx)
+        _doubt_destination(tx, known, ctx)
     return network_cutovers.note_time(tx, known, "going", at=ctx.clock.now(), by=ctx.run, **columns)
 
 
@@ -286,6 +290,12 @@ def _forget_word(tx: Tx, known: NetworkCutover, ctx: RunContext) -> None:
     if row.kind == PERSON and row.state in (StepState.INTENDED, StepState.SETTLED):
         at = ctx.clock.now()
         _change(tx, row, StepState.INTENDED, at, ctx, spec=persons.unanswered(row.spec), changed_at=at)
+
+
+def _doubt_destination(tx: Tx, known: NetworkCutover, ctx: RunContext) -> None:
+    row = rows_of(tx, known)[DESTINATION]
+    if row.state is StepState.SETTLED:
+        _change(tx, row, StepState.INTENDED, ctx.clock.now(), ctx)
 
 
 def _change(tx: Tx, row: StepRow, to: StepState, at: datetime, ctx: RunContext, **columns: Any) -> StepRow:

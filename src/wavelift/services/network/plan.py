@@ -8,6 +8,7 @@ from typing import Any, Final
 from wavelift.base.domain import Finding, Severity
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
+from wavelift.base.units import counted
 from wavelift.ledger import Ledger, Tx, WaveRun, cutovers, network_cutovers, waves
 from wavelift.ledger.hcx_records import NetworkCutover
 from wavelift.ledger.network_cutovers import NETWORK_KIND
@@ -119,6 +120,8 @@ def _planned(place: NetworkPlace, looked: Looked, run: WaveRun, known: NetworkCu
             "before": states,
             "wanted": {name: wanted(name, state) for name, state in states.items()},
             "extension": looked.extension_id,
+            # Who approves has read them: a machine that stays without a gateway, something that nobody can tell.
+            "findings": [[each.code, each.what] for each in looked.findings],
             # An approval is for this very request, and no later one of the same plan.
             "cutover": known.id if known is not None else f"{run.dag_id}/{run.dag_run_id}",
             "asked": known.requested_at.isoformat() if known is not None else "",
@@ -177,7 +180,9 @@ def _steps(place: NetworkPlace) -> list[PlannedStep]:
 def _notes(place: NetworkPlace) -> list[str]:
     spec = place.network
     fails = "everything is undone by itself" if spec.on_failure == "revert" else "a person decides"
-    probes = "nothing" if spec.probes is None else f"{len(spec.probes.checks)} checks from queue {spec.probes.queue}"
+    probes = "nothing"
+    if spec.probes is not None:
+        probes = f"{counted(len(spec.probes.checks), 'check')} from queue {spec.probes.queue}"
     return [
         "nobody routes the network from the first step until the third",
         f"probed: {probes}; if a step or a check fails, {fails}",

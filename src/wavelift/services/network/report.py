@@ -24,6 +24,7 @@ from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.network_messages import Acted, NetworkPlace
 from wavelift.services.network.alerts import by_hand, see_to_alert
 from wavelift.services.network.ending import rival
+from wavelift.services.network.finish import FIRST_ORDER, run_since
 from wavelift.services.network.messages import NetworkReport, PlannedNetwork, told
 from wavelift.services.network.orders import rows_of, write_acted
 from wavelift.services.network.runs import PREFIX, frozen_place, place_of
@@ -45,13 +46,15 @@ class EndedRun:
 
     :param words: what its failed task said. :param planned: what ``record`` told, in mode plan.
     :param acted: what its acting tasks returned that succeeded, in their order: the last was not recorded yet.
-    :param began: whether the ``finish`` task may have begun.
+    :param began: whether the ``finish`` task may have begun, since the last clear.
+    :param clears: Airflow's count of clears of the run.
     """
 
     words: str = ""
     planned: PlannedNetwork | None = None
     acted: Sequence[Acted] = ()
     began: bool = True
+    clears: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +72,25 @@ def report(ledger: Ledger, ended: EndedRun, ctx: RunContext) -> NetworkReport:
         run = waves.find(tx, ctx.run)
         known = network_cutovers.of_dag_run(tx, ctx.run) or network_cutovers.ended_by(tx, ctx.run)
     if run is None:  # it was never admitted
-        network = NETWORK.wave_of(ctx.run.dag_id)
-        return NetworkReport(wave=f"{PREFIX}{network}", network=network, mode="", stopped=ended.words or NOT_FINISHED)
+        return _never_admitted(ledger, known, ended, ctx)
     if known is not None:
         known = _close(ledger, known, run, ended, ctx)
     made = _told(ledger, known, run, ended)
     end_wave_run(ledger, made, ctx)
     return made
+
+
+def _never_admitted(ledger: Ledger, known: NetworkCutover | None, ended: EndedRun, ctx: RunContext) -> NetworkReport:
+    """Perhaps it is the way back of a cutover that failed: then still nobody routes, and nobody has been told so."""
+    network = NETWORK.wave_of(ctx.run.dag_id)
+    made = NetworkReport(wave=f"{PREFIX}{network}", network=network, mode="", stopped=ended.words or NOT_FINISHED)
+    if known is None or not known.state.touched:
+        return made
+    with ledger.write(network_cutovers.lock_name(known.network)) as tx:
+        now = network_cutovers.get(tx, known.id, lock=True)
+        steps = tuple(by_hand(place_of(tx, now), now, alone=True))
+        now = see_to_alert(tx, now, steps, ctx)
+    return made.model_copy(update={"cutover": now.id, "state": str(now.state), "alert": now.alert, "next_steps": steps})
 
 
 def raise_when_failed(made: NetworkReport) -> None:
@@ -124,7 +139,7 @@ def _close(ledger: Ledger, known: NetworkCutover, run: WaveRun, ended: EndedRun,
             now = network_cutovers.apply(tx, now, "revert_failed", at=at, by=ctx.run, error=_words(now, ended))
         elif run.mode == "finish" and now.state in (NetworkState.FINISHING, NetworkState.SWITCHED):
             columns: dict[str, Any] = {"error": _words(now, ended)}
-            if now.state is NetworkState.FINISHING and not ended.began:
+            if now.state is NetworkState.FINISHING and _never_began(now, ended, ctx):
                 columns |= {"state": NetworkState.SWITCHED, "phase": "the destination routes the network"}
             now = network_cutovers.apply(tx, now, "finish_failed", at=at, by=ctx.run, **columns)
         return see_to_alert(tx, now, by_hand(place_of(tx, now), now), ctx)
@@ -151,6 +166,11 @@ def _close_cutover(tx: Tx, now: NetworkCutover, ended: EndedRun, ctx: RunContext
         columns = {"state": NetworkState.ENDED, "error": words, "phase": _UNTOUCHED}
         return network_cutovers.apply(tx, now, "ended", at=at, by=by, **columns)
     return now
+
+
+def _never_began(now: NetworkCutover, ended: EndedRun, ctx: RunContext) -> bool:
+    """Whether no ``finish`` task can have deleted the source. Airflow tells nothing of what ran before a clear."""
+    return not ended.began and (now.after or {}).get(FIRST_ORDER) == run_since(ctx, ended.clears)
 
 
 def _words(now: NetworkCutover, ended: EndedRun) -> str:

@@ -49,7 +49,7 @@ def reserve(
     if conf.mode == "cutover":
         state = NetworkState.RESERVED
         return open_cutover(ledger, place, ctx, note=conf.note or "", request_id=request_id, state=state)
-    known = chosen(ledger, place.network.network, conf.cutover)
+    known = chosen(ledger, place.network.network, conf.cutover or "")
     require_endable(known, conf.mode, ctx)
     return known
 
@@ -100,15 +100,20 @@ def cancel(ledger: Ledger, id: str, *, by: str, clock: Clock, over: bool) -> Net
         return network_cutovers.apply(tx, known, "cancel_requested", at=clock.now(), by=by, **columns)
 
 
-def confirm(ledger: Ledger, id: str, step: str, by: str, *, clock: Clock) -> StepRow:
-    """Somebody says that they did what a step asks of a person now, or that they undid it.
+def confirm(ledger: Ledger, id: str, step: str, by: str, *, said: str, clock: Clock) -> StepRow:
+    """Somebody says that they did what a step asks of a person, or that they undid it.
 
-    :raises NotFoundError: there is no such step. :raises PermanentError: nothing is asked of a person there now.
+    A word that comes late, after the cutover has turned, would else count for the other direction: nothing reads the
+    network then, and nobody would route it.
+
+    :param said: ``done`` or ``undone``.
+    :raises NotFoundError: there is no such step. :raises PermanentError: nothing is asked of a person there now, or the
+        opposite.
     """
     with ledger.read() as tx:
         network = network_cutovers.get(tx, id).network
     with ledger.write(network_cutovers.lock_name(network)) as tx:
-        return persons.confirm(tx, NETWORK_KIND, id, step, by, at=clock.now())
+        return persons.confirm(tx, NETWORK_KIND, id, step, by, said=said, at=clock.now())
 
 
 def _instead(known: NetworkCutover) -> str:

@@ -14,6 +14,7 @@ from wavelift.simulators.hcx.invented import EXTENSION_BROKEN, EXTENSION_BUSY, E
 from wavelift.simulators.hcx.settings import Settings
 from wavelift.simulators.hcx.sites import SEGMENT, End, Segment, Thing, Trouble
 from wavelift.simulators.kit.clock import Clock
+from wavelift.simulators.kit.faults import Faults
 from wavelift.simulators.kit.message import Response
 
 FEATURES: Final = {"egressOptimization": FLAG, "mobilityOptimizedNetworking": FLAG, "proximityRouting": FLAG}
@@ -82,9 +83,18 @@ class Job:
 class Extensions:
     """Not safe for threads: its caller holds a lock."""
 
-    def __init__(self, source: End, destination: End, *, clock: Clock, settings: Settings, appliance: str) -> None:
+    def __init__(
+        self,
+        source: End,
+        destination: End,
+        *,
+        clock: Clock,
+        settings: Settings,
+        faults: Faults[Any],
+        appliance: str,
+    ) -> None:
         self._source, self._destination = source, destination
-        self._clock, self._settings = clock, settings
+        self._clock, self._settings, self._faults = clock, settings, faults
         self.appliance = appliance
         self.all: dict[str, Extension] = {}
         self.jobs: dict[str, Job] = {}
@@ -274,6 +284,8 @@ class Extensions:
     def _remove(self, found: Extension, connect: bool, at: float) -> str:
         found.busy = ""
         fails = self._settings.unextend_fails
+        for rule in self._faults.take("unextend", service="hcx", operation="unextend", key=found.network.name):
+            fails = rule.outcome
         if found.mon:
             fails = "kept"
         if fails == "kept":

@@ -15,14 +15,15 @@ class Rule(faults.Rule):
 
     An ``error`` or ``warning`` rule adds one to the validation of a VM (``message``). A ``guest`` rule keeps a guest
     from shutting down. A ``migration`` rule decides how a migration ends, in the phase ``operation``: ``base_sync`` or
-    ``switchover``.
+    ``switchover``. An ``unextend`` rule lets the removal of one network's extension fail: ``key`` is its name.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("call", "error", "warning", "guest", "migration")
+    kinds: ClassVar[tuple[str, ...]] = ("call", "error", "warning", "guest", "migration", "unextend")
 
     outcome: str = "failed"
-    """Of a migration: ``failed``; ``stuck`` until it is cancelled; ``ended``, with no word how; ``unnamed``: failed,
-    under a name that nobody has listed and without a flag."""
+    """Of a removal: ``kept`` or ``gone``, as in the settings. Of a migration: ``failed``; ``stuck`` until it is
+    cancelled; ``ended``, with no word how; ``unnamed``: failed, under a name that nobody has listed and without a flag.
+    """
     xml: bool = False
     """Of a call: the error is XML."""
 

@@ -86,7 +86,9 @@ class HcxWorld(World[Settings]):
         self._source, self._destination = source, destination
         self.sessions = Sessions(self.clock, settings)
         self.router = Router()
-        self.extensions = Extensions(source, destination, clock=self.clock, settings=settings, appliance=APPLIANCE)
+        self.extensions = Extensions(
+            source, destination, clock=self.clock, settings=settings, faults=self.faults, appliance=APPLIANCE
+        )
         self.migrations = Migrations(source, destination, clock=self.clock, settings=settings, faults=self.faults)
         self.mobility = Mobility(self.migrations, settings=settings, faults=self.faults, look=self._ends)
         self._inventories = Inventories(source, destination, settings=settings, extensions=self.extensions, mesh=MESH)

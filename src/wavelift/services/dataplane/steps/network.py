@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from wavelift.adapters.hcx.extensions import Extension, Extensions
+from wavelift.adapters.hcx.extensions import Extension, Extensions, read_extension
 from wavelift.adapters.hcx.jobs import Job, Jobs
 from wavelift.adapters.hcx.transport import RefusedRequestError
-from wavelift.base.errors import NotFoundError, PermanentError
-from wavelift.base.rest import RestClient
+from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
+from wavelift.base.rest import RestClient, UnreadableError
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
 from wavelift.rules.network_cutover import CONNECTIVITY, EXTENSION, OFF, ON
@@ -132,8 +132,20 @@ class ExtensionRemoved(Step):
         return "Extend the network again, as it was; that takes minutes"
 
     def found(self) -> Extension | None:
-        """The extension of the source network now."""
-        return extension_of(self._extensions.list(), self._source_id)
+        """The extension of the source network now.
+
+        :raises UnreadableError: it may be one that HCX lists without saying of which network.
+        """
+        listed = self._extensions.list()
+        known = extension_of(listed, self._source_id)
+        nameless = [each.id for each in listed if not each.source_id]
+        if known is None and nameless:
+            raise UnreadableError(
+                f"HCX lists extensions without saying of which network: {', '.join(nameless)}",
+                next_step="Look in HCX whether the network is extended. The retry asks again",
+                source=self._source_id,
+            )
+        return known
 
     def read(self) -> State:
         known = self.found()
@@ -157,6 +169,7 @@ class ExtensionRemoved(Step):
     def change(self, now: State, to: State) -> str:
         """The question is kept before it is asked: a task that is killed here must not ask HCX twice at once."""
         what = "end" if to is None else "make"
+        earlier = self._asked(what)
         self._keep(AskedOfHcx(what, self._clock.now()))
         try:
             if to is not None:
@@ -165,10 +178,25 @@ class ExtensionRemoved(Step):
                 known = self.found()
                 job = None if known is None else self._extensions.unextend(known.id, connect=True)
         except (RefusedRequestError, NotFoundError):
-            self._keep(AskedOfHcx(what, self._clock.now(), NOTHING))
+            if self._idle(earlier, ending=to is None):
+                self._keep(AskedOfHcx(what, self._clock.now(), NOTHING))
             raise
         self._keep(AskedOfHcx(what, self._clock.now(), job or ""))
         return job or ""
+
+    def _idle(self, earlier: AskedOfHcx | None, *, ending: bool) -> bool:
+        """Whether a refusal means that HCX does nothing. It also refuses what it is at already: by an earlier question
+        whose answer was lost, or by somebody else's. Its word for that is not documented, but another one than that of
+        the record."""
+        if earlier is not None and not earlier.job:
+            return False
+        if not ending:
+            return True
+        try:
+            known = self.found()
+        except WaveliftError:  # the refusal is what is told
+            return False
+        return known is not None and known.state == read_extension(self._record).state
 
     def under_way(self, to: State, receipt: str) -> Waiting | None:
         job = f", job {receipt}" if receipt else ""

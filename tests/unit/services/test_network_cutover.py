@@ -76,6 +76,8 @@ def test_the_gateway_moves_and_the_ledger_tells_every_step(world: World) -> None
     assert known.before[SOURCE]["connectivity"] == ON
     assert known.after is not None
     assert known.after["destination"]["connectivity"] == ON
+    assert known.after["source"]["connectivity"] == OFF
+    assert known.after["extension"] is None
     assert known.soak_until == known.moment("switched") + timedelta(hours=24)  # type: ignore[operator]
     assert {"going", "disconnected", "unextended", "connected", "probed", "switched"} <= set(known.times or {})
 
@@ -91,6 +93,7 @@ def test_it_goes_back_in_reverse_order_and_the_destination_is_off_first(world: W
     assert known.state is NetworkState.REVERTED
     assert known.after is not None
     assert known.after["extension_made_again"] == "ext-2"
+    assert [known.after[name]["connectivity"] for name in ("source", "destination")] == [ON, OFF]
     times = [known.moment(name) for name in ("isolated", "extended", "reconnected")]
     assert times == sorted(times)  # type: ignore[type-var]
     assert world.report("back").succeeded

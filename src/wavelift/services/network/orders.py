@@ -156,9 +156,10 @@ def write_acted(
         if not back and row.state is StepState.INTENDED:
             row = _change(tx, row, StepState.APPLIED, at, ctx)
         _change(tx, row, end, at, ctx, **said)
-    columns: dict[str, Any] = {"phase": _PHASES[step, direction]}
+    after = {**(known.after or {}), step: acted.state}
     if back and step == EXTENSION and acted.extension_id:
-        columns["after"] = {**(known.after or {}), "extension_made_again": acted.extension_id}
+        after["extension_made_again"] = acted.extension_id
+    columns: dict[str, Any] = {"phase": _PHASES[step, direction], "after": after}
     return network_cutovers.note_time(tx, known, _MOMENTS[step, direction], at=acted.at, by=ctx.run, **columns)
 
 

@@ -60,7 +60,7 @@ def settle(ledger: Ledger, acted: Acted, probed: Probed, ctx: RunContext) -> Net
             "phase": "the destination routes the network",
             "error": "",
             "alert": "",
-            "after": changed(now.after, {"destination": acted.state, "note": acted.note, "at": acted.at.isoformat()}),
+            "after": changed(now.after, {"note": acted.note, "at": acted.at.isoformat()}),
             "soak_until": at + timedelta(hours=spec.soak_hours),
         }
         return network_cutovers.note_time(tx, now, "switched", at=at, by=ctx.run, **columns)
@@ -93,7 +93,6 @@ def reverted(ledger: Ledger, acted: Acted | None, ctx: RunContext) -> NetworkCut
             "state": NetworkState.REVERTED,
             "phase": "the source routes the network",
             "alert": "",
-            "after": changed(now.after, {"source": acted.state}),
         }
         return network_cutovers.note_time(tx, now, "reverted", at=ctx.clock.now(), by=ctx.run, **columns)
 

@@ -123,14 +123,14 @@ def peak_of(usage: Usage) -> Iterator[list[float]]:
         thread.join()
 
 
-def run(airflow: LocalAirflow, dag_id: str, servers: int) -> dict[str, Any]:
+def run(airflow: LocalAirflow, dag_id: str, servers: int, conf: dict[str, Any] | None = None) -> dict[str, Any]:
     """One DAG run's cost. :raises RuntimeError: when it does not succeed."""
     airflow.wait_for_dag(dag_id)
     airflow.api.unpause(dag_id)
     usage = Usage(airflow)
     with peak_of(usage) as samples:
         cpu, began = usage.cpu_s(), time.monotonic()
-        run_id = airflow.api.trigger(dag_id)
+        run_id = airflow.api.trigger(dag_id, conf)
         state = airflow.wait_for_run(dag_id, run_id, timeout=RUN_SECONDS)
         wall, cpu = time.monotonic() - began, usage.cpu_s() - cpu
     if state != "success":

@@ -156,6 +156,8 @@ class Journey:
             finally:
                 if direction == "forward":
                     self.job = job_of(order, self.ctx(task)) or self.job
+                if self.ended_ordered is not None and (step, direction) == ("extension", "forward"):
+                    self.ended_ordered = self.clock.now()  # as long as it runs, it may ask HCX
             if isinstance(found, Acted):
                 if (step, direction) == ("extension", "forward"):
                     self.ended_ordered = None  # its row is settled: HCX has ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +20,8 @@ HTML = b"<html><body>Sign in</body></html>"
 class Webhook:
     """:ivar state: what the router does. :ivar failing: how the next calls end, one each: ``500``, ``html``,
     ``silent`` (it does as told, and its answer never comes), ``refuses`` (it says 403).
-    :ivar lies: it says what was asked for, and does nothing. :ivar asked: method, path, login, body.
+    :ivar lies: it says what was asked for, and does nothing. :ivar routes: is told when the router changes.
+    :ivar asked: method, path, login, body.
     """
 
     host: str = "127.0.0.1"
@@ -29,6 +30,7 @@ class Webhook:
     state: str = "connected"
     failing: list[str] = field(default_factory=list)
     lies: bool = False
+    routes: Callable[[bool], None] = lambda on: None
     asked: list[tuple[str, str, str, Any]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -41,9 +43,11 @@ class Webhook:
         said = self.state
         if method == "POST":
             said = body["state"]
-            self.state = self.state if self.lies else said
+            if not self.lies:
+                self.state = said
+                self.routes(said == "connected")
         if fault == "silent":
-            self.over.wait(60)
+            self.over.wait(20)
             return 200, b""
         return 200, json.dumps({"state": said}).encode()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from tests.airflow.sites import LANS, Lan, Sites
+from tests.airflow.sites import LANS, UNEXTEND, Lan, Sites
 from tests.airflow.world import Run, World
 
 COMMAND_SECONDS: Final = 600
@@ -73,7 +75,7 @@ class Crossing:
 
     def migrations_in_hcx(self, server: str) -> list[str]:
         """How each that was ever started ended, or its phase."""
-        return [one["phase"] for one in self.sites.hcx.migrations() if one["vm"] == server]
+        return [str(one["phase"]).lower() for one in self.sites.hcx.migrations() if one["vm"] == server]
 
     def assert_moved(self, server: str) -> None:
         """By both vCenters: it is there once, on, with its card on the extended network, and gone from here."""
@@ -81,7 +83,7 @@ class Crossing:
         there = self.sites.vms("destination")[server]
         assert there["power"] == "poweredOn"
         assert [nic["network"] for nic in self.sites.destination.get_vm(server)["nics"]] == [self.lan.there]
-        assert [nic["mac"] for nic in there["nics"]] == [self.lan.vm(self.lan.servers.index(server)).nics[0].mac]
+        assert [nic["mac"] for nic in there["nics"]] == [self.lan.mac(self.lan.servers.index(server))]
 
     # the network's cutover
 
@@ -110,7 +112,7 @@ class Crossing:
     def extended(self) -> bool:
         """Whether HCX extends the network now."""
         changes = [what for _, what, network in self.sites.hcx.extension_log() if network == self.lan.name]
-        return [what for what in changes if what in ("extended", "unextended")][-1] == "extended"
+        return bool([what for what in changes if what in ("extended", "unextended")][-1] == "extended")
 
     def assert_switched(self, cutover: str) -> dict[str, Any]:
         known = self.known(cutover)
@@ -134,3 +136,9 @@ class Crossing:
     def gaps(self) -> list[float]:
         """Seconds of each time in which nobody routed the network."""
         return [round(stop - start, 1) for start, stop in self.sites.alarm.gaps(self.lan.prefix)]
+
+    def without_routing(self, cutover: str) -> list[str]:
+        """How long nobody routed the network, and what the ledger says of that time."""
+        times = sorted((datetime.fromisoformat(at), name) for name, at in self.known(cutover)["times"].items())
+        steps = [f"{name} +{(at - before).total_seconds():.1f} s" for (before, _), (at, name) in pairwise(times)]
+        return [f"nobody routed for {self.gaps()} s, {UNEXTEND:g} s of the first by HCX", ", ".join(steps)]

@@ -21,8 +21,11 @@ from wavelift.simulators.vcenter import start as start_vcenter
 TIER: Final = "/infra/tier-1s/cgw"
 UUIDS: Final = ("0f7eee74-0000-4000-8000-000000000001", "0f7eee74-0000-4000-8000-000000000002")
 """Of both vCenters."""
-SECONDS: Final = {"base_sync_seconds": 15.0, "switchover_seconds": 2.0, "unextend_seconds": 3.0}
-"""What the simulated HCX takes. The base sync is long enough to be seen under way on a busy machine."""
+BASE_SYNC: Final = 15.0
+SWITCHOVER: Final = 2.0
+UNEXTEND: Final = 3.0
+"""Seconds that the simulated HCX takes. The base sync is long enough to be seen under way on a busy machine."""
+SECONDS: Final = {"base_sync_seconds": BASE_SYNC, "switchover_seconds": SWITCHOVER, "unextend_seconds": UNEXTEND}
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,16 @@ class Lan:
     def prefix(self) -> str:
         return f"10.9.{self.number}.0/24"
 
+    def mac(self, index: int) -> str:
+        return f"00:50:56:09:{self.number:02x}:{index + 11:02x}"
+
     def vm(self, index: int) -> SimVm:
         number = index + 11
         nic = SimNic(
             (f"10.9.{self.number}.{number}",),
             network=self.name,
             network_kind="nsx" if self.segment else "distributed",
-            mac=f"00:50:56:09:{self.number:02x}:{number:02x}",
+            mac=self.mac(index),
         )
         return SimVm(self.servers[index], [SimDisk(capacity=MIB)], nics=(nic,), folder="shop")
 

@@ -53,7 +53,7 @@ def test_hcx_06_a_server_crosses_and_its_network_follows_and_comes_back(world: A
     assert (moved["state"], moved["percent"]) == ("moved", 100), moved
     assert moved["approval"]["answered_by"] == "op"
     assert set(moved["found"]) == {"source", "destination"}
-    assert story.migrations_in_hcx("crossed-a") == ["complete"]
+    assert story.migrations_in_hcx("crossed-a") == ["COMPLETE"]
     story.assert_moved("crossed-a")
 
     assert story.plan() == []
@@ -74,6 +74,7 @@ def test_hcx_06_a_server_crosses_and_its_network_follows_and_comes_back(world: A
 
     story.run(story.post(f"/network_cutovers/{cutover}/revert")).ends("success")
     story.assert_back(cutover)
+    print(*story.without_routing(cutover), sep="\n")
 
 
 def followed(story: Crossing, run: Run, id: str) -> set[int]:
@@ -112,7 +113,7 @@ def test_hcx_08_a_person_disconnects_and_connects_again_by_cli(world: Any) -> No
     assert BY_HAND["undo"] in story.cli("network", "show", id)
     assert story.routed_by() == []
     story.sites.hcx.route(story.lan.prefix, routed=True)
-    assert "confirmed as undone" in story.cli("network", "confirm", id, "source")
+    assert "confirmed as undone" in story.cli("network", "confirm", id, "source", "--undone")
     back.ends("success")
     story.assert_back(id)
 

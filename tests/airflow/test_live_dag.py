@@ -147,7 +147,7 @@ def test_hcx_05_what_failed_is_tried_again_as_a_new_group(crossing: tuple[Lab, S
     (row,) = rows(lab, again).values()
     assert (str(row.state), row.server) == ("moved", "group-b")
     assert row.group_name != rows(lab, moved)["group-b"].group_name
-    assert begun(places, "group-b") == [("group-b", "complete"), ("group-b", "failed")]
+    assert begun(places, "group-b") == [("group-b", "COMPLETE"), ("group-b", "FAILED")]
     refused = lab.run(DAG_ID, {"mode": "migrate", "servers": ["nobody"]}).ends("failed")
     assert "no server 'nobody'" in refused.words("admit")
 
@@ -185,7 +185,7 @@ def test_hcx_03_near_hcx_it_is_followed_by_looks_of_the_queue(
     run = lab.run("near.live", {"mode": "migrate"}).ends("success")
     assert run.states()["follow"] == "skipped"
     assert str(rows(lab, run)["near-a"].state) == "moved"
-    assert begun(places, "near-a") == [("near-a", "complete")]
+    assert begun(places, "near-a") == [("near-a", "COMPLETE")]
 
 
 @pytest.mark.proof

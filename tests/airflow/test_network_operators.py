@@ -3,8 +3,10 @@ control plane orders it, with its grants."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +21,13 @@ from tests.gateways import GatewayAlarm
 from tests.ledgers import fresh_ledger
 from tests.network_journey import place
 from tests.network_world import World
+from tests.webhook import serve
 from tests.wire.simulators_hcx.conftest import HERE, PREFIX, Sites, running, sites, vm
 
 import wavelift.operators as all_operators
 from wavelift.airflow import config
+from wavelift.airflow.hooks import rest as hooks_rest
+from wavelift.base.errors import WaveliftError
 from wavelift.operators.connector import network as queue
 from wavelift.operators.connector.network import (
     ActNetworkOperator,
@@ -32,6 +37,7 @@ from wavelift.operators.connector.network import (
 )
 from wavelift.operators.network import SegmentConnectivityOperator, UnextendNetworkOperator
 from wavelift.rules.hcx_environment import HcxEnvironment
+from wavelift.rules.network import NetworkSpec
 from wavelift.services.dataplane.network_messages import Acted, Finished, Looked, NetworkOrder, Probed
 from wavelift.services.network import finish as ending
 from wavelift.services.network import plan, settle
@@ -76,6 +82,7 @@ class Cutover(World):
         self.left: dict[Any, Any] = {}
         self.stores: dict[Any, Store] = {}
         self.simulators: Any = None
+        self.hook: Any = None
         self.contacts: list[str] = []
 
     def context(self, task: str, id: str = "r1", *, clears: int | None = None, user: str = "alice") -> Any:
@@ -148,7 +155,8 @@ def cutover(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     }
     clock = HandClock()
     clock.time = datetime.now(UTC)  # the queue's own clock judges the grants
-    with fresh_ledger(tmp_path / "ledger.db") as ledger:
+    with serve(tmp_path) as hook, fresh_ledger(tmp_path / "ledger.db") as ledger:
+        reached["router"] = (hook, {"conn_type": "http"})
         world = Cutover(
             ledger,
             tmp_path,
@@ -156,19 +164,22 @@ def cutover(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             spec=known.network.model_copy(update={"approve": "none", "soak_hours": 0.0}),
             environment=HcxEnvironment.model_validate(environment),
         )
-        world.simulators = sites
+        world.simulators, world.hook = sites, hook
 
         def connection(cls: Any, conn_id: str) -> Connection:
             world.contacts.append(conn_id)
             simulator, kind = reached[conn_id]
             extra = json.dumps({"ca_bundle": str(simulator.ca_file)})
-            login = {"login": simulator.username, "password": simulator.password}
+            login = {
+                "login": getattr(simulator, "username", ""),
+                "password": getattr(simulator, "password", "a secret"),
+            }
             return Connection(conn_id=conn_id, host=simulator.host, port=simulator.port, extra=extra, **login, **kind)
 
         monkeypatch.setattr(BaseHook, "get_connection", classmethod(connection))
         monkeypatch.setattr(config, "grant_keys_folder", lambda: world.keys.public)
         monkeypatch.setattr(config, "connector_names", frozenset)
-        monkeypatch.setattr(config, "patience_s", lambda: 5.0)
+        monkeypatch.setattr(hooks_rest, "patience_s", lambda: 5.0)
         monkeypatch.setattr(queue, "HERE_SECONDS", 0.0)  # the simulators' time does not pass by itself
         yield world
 
@@ -228,6 +239,107 @@ def test_finish_deletes_the_source_and_renames_the_destination(cutover: Cutover)
     done = Finished.load(cutover.execute(late, "end"))
     assert (done.deleted, done.renamed) == (True, "web")
     assert HERE not in [each["path"] for each in cutover.simulators.here.segments()]
+
+
+# --- what routes the source is no NSX -------------------------------------------------------------------------------
+
+MODULE = """
+class Router:
+    state, told, made = "connected", None, []
+
+    def __init__(self, *, network, prefix, gateway, arguments):
+        self.made.append((network, prefix, gateway, arguments))
+
+    def read(self):
+        return type(self).state
+
+    def disconnect(self):
+        self._change("disconnected")
+
+    def connect(self):
+        self._change("connected")
+
+    def _change(self, state):
+        type(self).state = state
+        type(self).told(state == "connected")
+"""
+
+
+def outside(cutover: Cutover, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source's router is one that the webhook, or a class of an installed package, drives."""
+    world = cutover.simulators
+    disconnect: dict[str, Any] = {"by": "webhook", "connection": "router"}
+
+    def routes(on: bool) -> None:
+        world.hcx.route(PREFIX, routed=on)
+
+    if by != "webhook":
+        info = tmp_path / "site_routers-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: site-routers\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[wavelift.network_steps]\nhall-router = site_routers:Router\n")
+        (tmp_path / "site_routers.py").write_text(MODULE)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "site_routers", raising=False)
+        importlib.import_module("site_routers").Router.told = staticmethod(routes)
+        disconnect = {"by": "hall-router", "arguments": {"vlan": "100"}}
+    world.here.put_segment(HERE, advanced_config={"connectivity": "OFF"})
+    routes(True)
+    cutover.hook.routes = routes
+    source = {"network": "VLAN-100", "disconnect": disconnect}
+    cutover.spec = NetworkSpec.model_validate({**cutover.spec.dump(), "source": source})
+
+
+@pytest.mark.parametrize("by", ["webhook", "hall-router"])
+def test_hcx_08_a_router_of_somebody_elses_is_disconnected_read_back_and_connected_again(
+    cutover: Cutover, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside(cutover, by, tmp_path, monkeypatch)
+    cutover.recorded()
+    assert cutover.routing() == ["router"]
+    acted = cutover.carried_out(cutover.order("source"))
+    assert (acted.state, acted.read_back) == ({"connectivity": "OFF", "by": by}, True)
+    assert cutover.routing() == []
+    acted = cutover.carried_out(cutover.order("extension", acted=acted))
+    cutover.carried_out(cutover.order("destination", acted=acted))
+    assert cutover.routing() == [THERE]
+    cutover.report(words="settle: it was stopped")
+    cutover.admit("back", "revert")
+    done: Acted | None = None
+    for step in ("destination", "extension", "source"):
+        done = cutover.carried_out(cutover.order(step, "back", "back", done), "back")
+    assert cutover.routing() == ["router"]
+    if by == "webhook":
+        known = cutover.known().id
+        posted = [body for method, _, login, body in cutover.hook.asked if method == "POST" and login]
+        assert [(each["cutover"], each["state"]) for each in posted] == [(known, "disconnected"), (known, "connected")]
+    else:
+        made = sys.modules["site_routers"].Router.made
+        assert set(map(repr, made)) == {repr(("VLAN-100", "10.1.2.0/24", "10.1.2.1/24", {"vlan": "100"}))}
+
+
+def test_hcx_08_a_webhook_that_lies_ends_the_cutover_before_the_extension(
+    cutover: Cutover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside(cutover, "webhook", tmp_path, monkeypatch)
+    cutover.recorded()
+    cutover.hook.lies = True
+    with pytest.raises(WaveliftError, match="still shows the old state"):
+        cutover.carried_out(cutover.order("source"))
+    with pytest.raises(AirflowFailException, match="Both sides would route"):
+        cutover.carried_out(cutover.order("extension"))
+    assert cutover.routing() == ["router"]
+
+
+def test_a_webhook_that_no_grant_names_is_not_met(
+    cutover: Cutover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = cutover.admit("rehearsal", "plan")
+    outside(cutover, "webhook", tmp_path, monkeypatch)
+    asked = len(cutover.hook.asked)
+    with pytest.raises(AirflowFailException, match="another plan"):
+        cutover.looked(order.model_copy(update={"place": cutover.place}), "rehearsal")
+    assert len(cutover.hook.asked) == asked
 
 
 # --- without its grant nothing is met -------------------------------------------------------------------------------

@@ -179,6 +179,8 @@ def split_https(url: str, what: str) -> tuple[str, int, str]:
     raise SpecError(f"{what} is no address of the form https://host[:port][/path]", next_step="Correct it")
 
 
+SECRET_SHORTEST: Final = 8
+"""Characters of a header's value that is looked for in answers: a shorter one stands there by chance."""
 Login = Callable[["RestClient"], Mapping[str, str]]
 """Logs in and gives the headers that every call carries. It sends with ``signed=False``."""
 
@@ -228,7 +230,7 @@ class RestClient:
             pool.close()
 
     def send(self, ask: Ask, **where: object) -> Answer:
-        """The answer to ``ask``: below 400, or of a status that it accepts.
+        """The answer to ``ask``: below 300, or of a status that it accepts.
 
         :param where: coordinates of an error.
         :raises LostAnswerError: it must not be sent twice, and nobody knows what it did.
@@ -343,7 +345,7 @@ class RestClient:
                     f"an answer of more than {ANSWER_LIMIT} bytes", next_step="", **{**self._where, **where}
                 )
             names = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, names, data, self.place.system)
+            return Answer(response.status, names, _without(headers, data), self.place.system)
         raise problem
 
     def _open(self) -> urllib3.HTTPSConnectionPool:
@@ -399,6 +401,16 @@ def _read(response: urllib3.BaseHTTPResponse) -> bytes | None:
     finally:
         response.release_conn()
     return bytes(data)
+
+
+def _without(login: Mapping[str, str], data: bytes) -> bytes:
+    """An answer without our own login, which some programs repeat in their errors: what an error says is logged and
+    kept."""
+    for value in login.values():
+        for secret in {value, value.rpartition(" ")[2]}:
+            if len(secret) >= SECRET_SHORTEST:
+                data = data.replace(secret.encode(), b"***")
+    return data
 
 
 _NOT_SENT: Final = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)

@@ -96,7 +96,8 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        return self.status < 400
+        """Not one that leads elsewhere: nobody goes there, and it did nothing."""
+        return self.status < 300
 
     def json(self) -> Any:
         """The body; None if there is none. :raises UnreadableError: it is no JSON."""
@@ -177,4 +178,8 @@ def refused(answer: Answer, where: Mapping[str, object]) -> WaveliftError:
         return ThrottledError(said, next_step="A later try may succeed", **told)
     if answer.status in TRANSIENT:
         return UnreachableError(said, next_step=f"Look at {answer.system}'s health; a later try may succeed", **told)
+    if answer.status < 400:
+        return WaveliftError(
+            said, next_step="Check host, port and path of the connection: the answer leads elsewhere", **told
+        )
     return WaveliftError(said, next_step=f"Look at {answer.system}'s own log of this call", **told)

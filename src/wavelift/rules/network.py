@@ -103,6 +103,12 @@ class SourceNetwork(Message):
     )
     disconnect: Disconnect = Field(default=Disconnect(), description="How it is disconnected from its router.")
 
+    @property
+    def deleted(self) -> str:
+        """The segment that is deleted when the network is finished; empty: a person deletes the network. What another
+        system disconnects, it may know, too."""
+        return (self.segment or "") if self.disconnect.by in (*BY_NSX, "person") else ""
+
 
 class DestinationNetwork(Message):
     """The network as HCX extended it to the destination."""

@@ -251,6 +251,66 @@ def test_what_waits_ends_when_its_run_comes_to_it_or_at_once_without_one(live: L
         cancel(live.ledger, rows["b"].id, by="ben", clock=clock, over=True)
 
 
+def reach(live: Live, phase: str) -> None:
+    """A run of server a, up to this phase."""
+    match phase:
+        case "admitted":
+            live.admit(servers=["a"])
+        case "planned" | "approved":
+            live.admit(servers=["a"])
+            planned = live.plan()
+            if phase == "approved":
+                live.approve(planned)
+        case "ordered":
+            live.ordered(servers=["a"])
+        case _:
+            live.moving(servers=["a"])
+            if phase != "moving":
+                live.ended(a="failed" if phase == "failed" else "complete")
+            if phase == "moved":
+                live.verify("a")
+
+
+@pytest.mark.parametrize("phase", ["admitted", "planned", "approved"])
+def test_cancelled_before_hcx_is_asked_it_never_is(live: Live, clock: HandClock, phase: str) -> None:
+    reach(live, phase)
+    cancel(live.ledger, live.rows()["a"].id, by="ben", clock=clock, over=False)
+    if phase != "approved":
+        live.approve(live.plan())
+    with pytest.raises(PermanentError, match="No server of this run is left"):
+        live.reserve()
+    assert (live.states(), held(live)) == ({"a": "ended"}, set())
+    assert "cancelled" in live.rows()["a"].error
+    assert live.admit("r2", servers=["a"]).migrations
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ("ordered", "being told to start"),
+        ("moving", ""),
+        ("verifying", "is verifying: there is nothing to cancel"),
+        ("moved", "is moved: there is nothing to cancel"),
+        ("failed", "is failed: there is nothing to cancel"),
+    ],
+)
+def test_cancelled_later_only_what_hcx_moves_can_be(live: Live, clock: HandClock, phase: str, words: str) -> None:
+    reach(live, phase)
+    before = live.rows()["a"]
+    if words:
+        with pytest.raises(PermanentError, match=words):
+            cancel(live.ledger, before.id, by="ben", clock=clock, over=False)
+        assert live.rows()["a"] == before
+        return
+    assert cancel(live.ledger, before.id, by="ben", clock=clock, over=False).state == "moving"
+    order = cancelling.order_of(live.ledger, [before.id], live.ctx(), clear_number=0)
+    assert [(one.server, one.migration_id) for one in order.servers] == [("a", "m-a")]
+    assert live.ended(a="cancelled") == []
+    assert (live.states(), held(live)) == ({"a": "cancelled"}, {"a"})
+    live.report()
+    assert not held(live)
+
+
 def test_while_hcx_is_told_to_start_nobody_knows_what_to_cancel(live: Live, clock: HandClock) -> None:
     live.ordered(servers=["a"])
     id = live.rows()["a"].id
@@ -267,7 +327,7 @@ def test_while_hcx_is_told_to_start_nobody_knows_what_to_cancel(live: Live, cloc
         ("asked", False, "moving"),  # it may switch over all the same
         ("absent", False, "failed"),
         ("too_late", False, "moving"),
-        ("over", False, "moving"),
+        ("over", False, "failed"),  # nobody follows it any more: it would keep its VM from every other run
     ],
 )
 def test_a_run_that_cancels_ends_migrations_of_other_runs(

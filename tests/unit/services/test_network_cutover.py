@@ -553,6 +553,16 @@ def test_a_run_that_was_only_reserved_and_never_admitted_tells_so(world: World) 
     assert (made.stopped, made.alert) == ("admit: the files are broken", "")
 
 
+def test_who_gives_the_way_back_up_reads_what_is_deleted(world: World) -> None:
+    by = {"by": "webhook", "connection": "gate"}
+    world.spec = spec(source={"network": "VLAN-12", "segment": "/infra/segments/vlan12", "disconnect": by})
+    world.switched()
+    world.soaked()
+    world.admit("end", "finish")
+    lines = ending.finish_lines(world.ledger, world.sides.looked(world.clock.now()), world.ctx("end"))
+    assert "leaves VLAN-12 to a person" in lines[1]
+
+
 def test_a_file_may_leave_it_to_a_person(world: World) -> None:
     world.spec = spec(on_failure="stop")
     failed(world)

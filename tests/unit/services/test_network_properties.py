@@ -122,6 +122,46 @@ class Cutover(RuleBasedStateMachine):
             for each in run.tasks[run.tasks.index(name) :]:
                 run.done.pop(each, None)
 
+    @rule(stops=st.sampled_from([0, 1, 2, 3]), task=st.sampled_from([task for task, _ in FORWARD]))
+    def revert_then_clear_one_alone(self, stops: int, task: str) -> None:
+        """What only the fence against clears refuses: the order of before the way back is still there.
+
+        :param stops: how many steps go forward before it breaks.
+        """
+        if self.world.alive or self._open():
+            return
+        run = Run(f"run{len(self.runs)}", "cutover")
+        self._begin(run)
+        for _ in range(len(BEGINS["cutover"]) + 2 * stops - 1):
+            if run.id in self.world.alive and not self._work(run, ""):
+                break
+        if run.id in self.world.alive:
+            self._end(run, "marked failed")
+        self._back()
+        self.world.clear(run.id)
+        run.failed, run.alone = "", task if task in run.done else ""
+        if run.alone:
+            self._work(run, "")
+        if run.id in self.world.alive:
+            self._end(run, "marked failed")
+
+    def _open(self) -> bool:
+        known = self._known()
+        return known is not None and not known.state.terminal
+
+    def _back(self) -> None:
+        """The way back that began by itself, or that somebody begins, to its end; a person does as asked."""
+        known = self._known()
+        if known is None or known.state.terminal:
+            return
+        living = [run for run in self.runs if run.id in self.world.alive and run.mode == "revert"]
+        if not living:
+            self._begin(Run(f"run{len(self.runs)}", "revert"))
+            living = self.runs[-1:]
+        for _ in range(len(living[0].tasks) + 2):
+            if living[0].id in self.world.alive and not self._work(living[0], ""):
+                self.person(obeys=True)
+
     @rule(which=SMALL)
     def mark_failed(self, which: int) -> None:
         living = [run for run in self.runs if run.id in self.world.alive]
@@ -269,8 +309,8 @@ def test_never_both_and_somebody_is_told_when_none(machine: type[Cutover]) -> No
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=depth(15, 400),
-            stateful_step_count=depth(25, 50),
+            max_examples=depth(10, 60),
+            stateful_step_count=depth(20, 40),
             deadline=None,
             phases=[Phase.explicit, Phase.generate, Phase.shrink],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

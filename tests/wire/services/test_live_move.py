@@ -14,7 +14,7 @@ from tests.wire.simulators_hcx.conftest import Sites, running, sites, vm
 
 from wavelift.adapters.hcx.mobility import Mobility
 from wavelift.adapters.hcx.phases import Progress
-from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
+from wavelift.base.errors import PermanentError, TamperedError, UnreachableError, WaveliftError
 from wavelift.base.rest import RestClient
 from wavelift.base.run import CancelFlag
 from wavelift.rules.hcx_wave import MigrationType
@@ -423,3 +423,28 @@ def test_hcx_04_a_refused_cancel_is_no_end(live: Live) -> None:
         "app02": True,
     }
     assert set(cancelled(live, live.to_cancel(order, started)).values()) == {"cancelled"}
+
+
+@pytest.mark.parametrize("of", ["storage", "placement", "card"])
+def test_an_id_that_is_not_the_named_one_s_starts_nothing(live: Live, of: str) -> None:
+    """Somebody edited what pre-flight left: an allowed name, over the id of another place."""
+    order = live.order(a_wave("app01"))
+    task = order.tasks[0]
+    changes: dict[str, dict[str, Any]] = {
+        "storage": {"storage": task.storage.model_copy(update={"id": task.placement[0].id})},
+        "placement": {
+            "placement": (task.placement[0].model_copy(update={"id": task.placement[1].id}), *task.placement[1:])
+        },
+        "card": {
+            "cards": tuple(
+                card.model_copy(update={"destination": card.destination.model_copy(update={"id": "other"})})
+                for card in task.cards
+            )
+        },
+    }
+    edited = order.model_copy(update={"tasks": (task.model_copy(update=changes[of]),)})
+    for call in (validate, start):
+        act: Any = call
+        with live.hcx() as hcx, pytest.raises(TamperedError, match="another name"):
+            act(edited, hcx=hcx, ctx=live.ctx())
+    assert live.world.hcx.migrations() == []

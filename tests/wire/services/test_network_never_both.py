@@ -34,7 +34,7 @@ calls = st.tuples(
 )
 settings = st.fixed_dictionaries(
     {
-        "unextend_seconds": st.sampled_from([0.0, 40.0, 400.0]),
+        "unextend_seconds": st.sampled_from([0.0, 40.0, 400.0, 800.0]),
         "extend_seconds": st.sampled_from([0.0, 100.0]),
         "unextend_fails": st.sampled_from(["", "", "kept", "gone"]),
         "destination_stays_off": st.booleans(),

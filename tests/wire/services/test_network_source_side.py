@@ -32,6 +32,7 @@ __all__ = ["running", "sites"]
 pytestmark = pytest.mark.wire
 THERE: Final = "/infra/segments/L2E_VLAN-100"
 ROUTER: Final = "router"
+HOOKED: Final = {"network": "VLAN-100", "disconnect": {"by": "webhook", "connection": "hook"}}
 TIMEOUT_S: Final = 1.0
 PATIENCE_S: Final = 6.0
 
@@ -271,3 +272,36 @@ def test_hcx_08_a_class_that_is_not_here_or_says_nothing_is_told(
         pytest.raises(PermanentError, match="The network step 'acme_switch' says 'perhaps'"),
     ):
         journey.look()
+
+
+class Echo(Webhook):
+    """It says in its errors what it was sent."""
+
+    def call(self, method: str, target: str, body: Any) -> tuple[int, Any]:
+        said = {"error": f"cannot parse 'Authorization: {max(self.logins)}'", "state": max(self.logins)}
+        return (400 if method == "POST" else 200), said
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_hcx_08_a_webhook_that_repeats_its_login_puts_it_into_no_error(tmp_path: Path, method: str) -> None:
+    """Errors are logged, kept by Airflow, and told to people."""
+    with served(Echo(None), tmp_path) as client, pytest.raises(WaveliftError) as caught:
+        side = source_side.WebhookSide(client, place("webhook", source=HOOKED).network)
+        side.read() if method == "GET" else side.write({"connectivity": "OFF"})
+    assert "Bearer" in str(caught.value) or "***" in str(caught.value)
+    assert "opensesame" not in f"{caught.value!r} {caught.value}"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_hcx_08_an_answer_that_leads_elsewhere_is_none(tmp_path: Path, status: int) -> None:
+    """As of a login page in front of it, also where its body looks right."""
+
+    class Elsewhere(Webhook):
+        def call(self, method: str, target: str, body: Any) -> tuple[int, Any]:
+            return status, {"state": "disconnected"}
+
+    with served(Elsewhere(None), tmp_path) as client:
+        side = source_side.WebhookSide(client, place("webhook", source=HOOKED).network)
+        for ask in (side.read, lambda: side.write({"connectivity": "OFF"})):
+            with pytest.raises(WaveliftError, match="leads elsewhere"):
+                ask()

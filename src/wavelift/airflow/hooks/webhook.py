@@ -61,4 +61,4 @@ class WebhookHook(BaseHook):
             headers = {"Authorization": f"Basic {base64.b64encode(f'{login}:{password}'.encode()).decode()}"}
         elif password:
             headers = {"Authorization": f"Bearer {password}"}
-        return RestClient(replace(place, base=base, timeout_s=self.timeout_s), headers=headers)
+        return RestClient(replace(place, base=base or "/", timeout_s=self.timeout_s), headers=headers)

@@ -27,6 +27,7 @@ from wavelift.base.rest import RestClient
 from wavelift.base.run import RunContext
 from wavelift.rules.hcx_wave import WITH_WINDOW
 from wavelift.rules.wave import decode_name
+from wavelift.services.dataplane.hcx_sites import refuse_other_ids
 from wavelift.services.dataplane.live_messages import (
     Cancelled,
     CancelledOne,
@@ -75,6 +76,7 @@ def validate(order: LiveOrder, *, hcx: RestClient, ctx: RunContext) -> Validated
         log.info("the group %s has begun already: it is not validated again", order.group_name)
         return Validated(group_name=order.group_name)
     ctx.cancel.check()
+    refuse_other_ids(hcx, order.tasks)
     verdict = mobility.validate(migration_orders(order))
     said = _said(order, verdict)
     for one in said:
@@ -119,6 +121,9 @@ def start(order: LiveOrder, *, hcx: RestClient, ctx: RunContext) -> Started:
     :raises UnreachableError: nobody knows yet what HCX started. The retry finds out.
     """
     mobility = Mobility(hcx)
+    known = mobility.find_group(order.group_name)
+    if known is None or not any(row.begun for row in mobility.query_group(known)):
+        refuse_other_ids(hcx, order.tasks)  # of one that has begun, VMs may have left the source
     _refuse_old_draft(mobility, order)
     group = mobility.make_group(order.group_name, migration_orders(order))
     ctx.cancel.check()

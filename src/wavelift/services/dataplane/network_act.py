@@ -17,7 +17,7 @@ from wavelift.base.placement import NetworkUse
 from wavelift.base.rest import RestClient
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
-from wavelift.rules.network_cutover import DESTINATION, EXTENSION, SOURCE
+from wavelift.rules.network_cutover import CONNECTIVITY, DESTINATION, EXTENSION, OFF, ON, SOURCE
 from wavelift.services.dataplane.network_messages import (
     Acted,
     Direction,
@@ -27,7 +27,7 @@ from wavelift.services.dataplane.network_messages import (
     NetworkPlace,
     StepName,
 )
-from wavelift.services.dataplane.source_side import CONNECTIVITY, OFF, ON, NsxSide, Side, source_side, state_of
+from wavelift.services.dataplane.source_side import NsxSide, Side, source_side, state_of
 from wavelift.services.dataplane.steps.network import ASKED, Connectivity, ExtensionRemoved, quiet
 from wavelift.services.dataplane.steps.step import Outcome, Settled, Step, Waiting, apply, undo
 
@@ -343,15 +343,13 @@ def finish(order: FinishOrder, sites: Sites, ctx: RunContext, *, free: Callable[
         )
     notes: list[str] = []
     deleted = False
-    if network.source.segment is not None and network.source.disconnect.by in ("nsx", "vmc", "person"):
+    if network.source.deleted:
         waiting = _delete(order, sites, ctx, free)
         if waiting is not None:
             return waiting
         deleted = True
     else:
-        notes.append(
-            f"The source network {network.source.network} is no segment of NSX: delete it where it is, by hand"
-        )
+        notes.append(f"The source network {network.source.network} stays: delete it where it is, by hand")
     renamed = ""
     if network.rename_to and look.segment.name != network.rename_to:
         there.rename(network.destination.segment, network.rename_to)

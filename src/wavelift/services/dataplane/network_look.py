@@ -17,7 +17,7 @@ from wavelift.base.run import RunContext
 from wavelift.base.units import counted
 from wavelift.rules.findings import Findings
 from wavelift.rules.network import NetworkSpec
-from wavelift.rules.network_cutover import DESTINATION, EXTENSION, SOURCE
+from wavelift.rules.network_cutover import CONNECTIVITY, DESTINATION, EXTENSION, OFF, ON, SOURCE
 from wavelift.services.dataplane.network_act import Sites
 from wavelift.services.dataplane.network_messages import (
     FinishOrder,
@@ -27,7 +27,7 @@ from wavelift.services.dataplane.network_messages import (
     NetworkPlace,
     Occupant,
 )
-from wavelift.services.dataplane.source_side import CONNECTIVITY, OFF, ON, state_of
+from wavelift.services.dataplane.source_side import state_of
 from wavelift.services.dataplane.steps.network import extension_of, identity
 from wavelift.services.dataplane.steps.step import State
 

@@ -19,12 +19,9 @@ from wavelift.base.installed import NETWORK_STEPS, installed
 from wavelift.base.printable import printable
 from wavelift.base.rest import Answer, Ask, RestClient, UnreadableError
 from wavelift.rules.network import NetworkSpec
+from wavelift.rules.network_cutover import CONNECTIVITY, OFF, ON
 from wavelift.services.dataplane.steps.step import Outcome, Settled, State, Waiting
 
-ON: Final = "ON"
-OFF: Final = "OFF"
-CONNECTIVITY: Final = "connectivity"
-"""Key of a side's state: :data:`ON` or :data:`OFF`."""
 WORDS: Final = {ON: "connected", OFF: "disconnected"}
 """As a webhook and an installed class say it."""
 LOOK_AGAIN: Final = "look again"

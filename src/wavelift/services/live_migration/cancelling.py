@@ -131,6 +131,8 @@ def _note(tx: Tx, known: LiveMigration, one: CancelledOne, words: str, ctx: RunC
     if not followed and known.state in IN_HCX:
         if one.outcome == "cancelled":
             columns |= {"state": LiveState.CANCELLED, "error": words}
+        elif one.outcome == "over":  # it failed, or HCX does not say how it ended
+            columns |= {"state": LiveState.FAILED, "error": words}
         elif one.outcome == "absent":
             # A name that HCX does not have started nothing. One that it had, and lists no more, may have done anything.
             ended = LiveState.ENDED if known.state is LiveState.STARTING else LiveState.FAILED

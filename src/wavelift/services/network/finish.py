@@ -39,7 +39,7 @@ def finish_lines(ledger: Ledger, looked: Looked, ctx: RunContext) -> list[str]:
         spec = place_of(tx, known).network
     if known.state is NetworkState.SWITCHED:
         _refuse(known, looked, ctx)
-    source = f"deletes {spec.source.segment}" if spec.source.segment else f"leaves {spec.source.network} to a person"
+    source = f"deletes {spec.source.deleted}" if spec.source.deleted else f"leaves {spec.source.network} to a person"
     renames = f", and renames {spec.destination.segment} to {spec.rename_to}" if spec.rename_to else ""
     since = known.moment("switched")
     return [

@@ -19,9 +19,9 @@ from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 from wavelift.base.rest import RestClient, UnreadableError
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
-from wavelift.rules.network_cutover import EXTENSION
+from wavelift.rules.network_cutover import CONNECTIVITY, EXTENSION, OFF, ON
 from wavelift.services.dataplane.network_messages import NOTHING
-from wavelift.services.dataplane.source_side import CONNECTIVITY, LOOK_AGAIN, OFF, ON, Side
+from wavelift.services.dataplane.source_side import LOOK_AGAIN, Side
 from wavelift.services.dataplane.steps.step import Outcome, Settled, State, Step, Waiting
 
 LINGERS: Final = timedelta(minutes=10)

@@ -53,7 +53,7 @@ def test_hcx_06_a_server_crosses_and_its_network_follows_and_comes_back(world: A
     assert (moved["state"], moved["percent"]) == ("moved", 100), moved
     assert moved["approval"]["answered_by"] == "op"
     assert set(moved["found"]) == {"source", "destination"}
-    assert story.migrations_in_hcx("crossed-a") == ["COMPLETE"]
+    assert story.migrations_in_hcx("crossed-a") == ["complete"]
     story.assert_moved("crossed-a")
 
     assert story.plan() == []
@@ -69,7 +69,10 @@ def test_hcx_06_a_server_crosses_and_its_network_follows_and_comes_back(world: A
     known = story.assert_switched(cutover)
     assert known["approval"]["answered_by"] == "op"
     assert [known[moment]["destination"]["connectivity"] for moment in ("before", "after")] == ["OFF", "ON"]
-    assert [known[moment]["source"]["connectivity"] for moment in ("before", "after")] == ["ON", "OFF"]
+    (source,) = [step for step in known["steps"] if step["name"] == "source"]
+    assert [source[moment]["connectivity"] for moment in ("before", "wanted")] == ["ON", "OFF"]
+    assert known["before"]["source"] == source["before"]
+    assert known["before"]["extension"]["source"] == story.lan.here
     assert known["probes"]["passed"]
 
     story.run(story.post(f"/network_cutovers/{cutover}/revert")).ends("success")

@@ -197,11 +197,12 @@ def test_an_answer_is_given(api: Api, verb: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(("state", "word"), [("intended", "done"), ("undoing", "undone")])
-def test_a_step_is_confirmed_as_what_is_asked_now(api: Api, state: str, word: str) -> None:
+def test_a_step_is_confirmed_as_what_was_said(api: Api, state: str, word: str) -> None:
     path = f"POST /network_cutovers/{NET}/confirm"
     api.answers[path] = {**STEP, "state": state, "cutover": NET}
-    done = call("network", "confirm", NET, "source")
-    assert (done.exit_code, api.asked) == (0, [(path, {"step": "source"})])
+    flags = ["--undone"] if word == "undone" else []
+    done = call("network", "confirm", NET, "source", *flags)
+    assert (done.exit_code, api.asked) == (0, [(path, {"step": "source", "answer": word})])
     assert f"'source' is confirmed as {word}" in done.stdout
 
 

@@ -25,14 +25,21 @@ HEAVY: Final = {
 """Word → what is dear to import, or may not be where a connector stands."""
 # The tasks of a server read the specs only if their run has ended and is continued.
 MAY_LOAD: Final = {
+    "ActNetworkOperator": "vsphere",
     "AdmitCutoverOperator": "ledger specs",
+    "AdmitLiveOperator": "ledger specs",
+    "AdmitNetworkOperator": "ledger specs",
     "AdmitOperator": "ledger specs",
     "AdmitReplicationOperator": "ledger specs",
     "AdmitTestOperator": "ledger specs",
     "AmiOperator": "aws ledger specs",
     "ApproveCutoverOperator": "ledger specs",
     "ApproveFinalizeOperator": "ledger specs",
+    "ApproveFinishOperator": "ledger specs",
+    "ApproveLiveOperator": "ledger specs",
+    "ApproveNetworkOperator": "ledger specs",
     "ApproveOperator": "ledger specs",
+    "ApproveSwitchoverOperator": "ledger specs",
     "BackupInstanceOperator": "aws ledger specs",
     "BeginCatalogImportOperator": "ledger",
     "BeginHealthCheckOperator": "ledger",
@@ -53,23 +60,46 @@ MAY_LOAD: Final = {
     "FenceSourcesOperator": "vsphere",
     "FinalRunOperator": "aws vsphere",
     "FinalizeOperator": "aws ledger specs",
+    "FinishNetworkOperator": "vsphere",
+    "FinishedNetworkOperator": "ledger specs",
+    "FollowLiveOperator": "ledger specs",
     "GoOperator": "ledger specs",
+    "HcxMigrateOperator": "",
+    "HcxMigrationSensor": "",
+    "HcxValidateOperator": "",
     "ImportImageOperator": "aws",
+    "ImportImageSensor": "aws",
     "ImportServerOperator": "aws ledger specs",
     "JudgeSourcesOperator": "aws ledger specs",
     "LaunchImportedOperator": "aws ledger specs",
     "LaunchInstanceOperator": "aws ledger specs",
     "LaunchTargetOperator": "aws ledger specs",
     "LaunchTestOperator": "aws ledger specs",
+    "LiveCancelOperator": "",
+    "LiveFollowNearOperator": "",
+    "LivePreflightOperator": "vsphere",
+    "LiveReportOperator": "ledger",
+    "LiveVerifyDestinationOperator": "vsphere",
+    "LiveVerifySourceOperator": "vsphere",
     "LookAtSourcesOperator": "vsphere",
+    "LookNetworkOperator": "vsphere",
     "MergeCatalogOperator": "ledger",
+    "MovedOperator": "ledger specs",
+    "NetworkCutoverOperator": "ledger specs",
+    "NetworkReportOperator": "ledger",
+    "OrderFinishOperator": "ledger specs",
+    "OrderNetworkOperator": "ledger specs",
     "PlanCutoverOperator": "aws ledger",
+    "PlanLiveOperator": "ledger specs",
     "PreflightOperator": "aws vsphere",
     "PrepareOperator": "aws ledger specs",
     "PresyncOperator": "ledger",
+    "ProbeNetworkOperator": "aws",
     "RecordFinalOperator": "aws ledger specs",
     "RecordHealthOperator": "ledger",
+    "RecordNetworkOperator": "ledger specs",
     "RecordOperator": "aws ledger specs",
+    "RecordStartedOperator": "ledger specs",
     "ReleaseOperator": "ledger specs",
     "ReleaseRunOperator": "ledger specs",
     "RemoveSnapshotOperator": "aws vsphere",
@@ -78,10 +108,15 @@ MAY_LOAD: Final = {
     "ReplicationRunOperator": "aws vsphere",
     "ReportOperator": "aws ledger",
     "ReserveCutoverOperator": "ledger specs",
+    "ReserveLiveOperator": "ledger specs",
     "ReserveOperator": "ledger specs",
     "ReserveRunOperator": "ledger specs",
+    "RevertFailedNetworkOperator": "ledger specs",
     "RevertFailedOperator": "aws ledger",
+    "RevertedNetworkOperator": "ledger specs",
     "RevertedOperator": "aws ledger specs",
+    "SegmentConnectivityOperator": "vsphere",
+    "SettleNetworkOperator": "ledger specs",
     "StartSourcesOperator": "vsphere",
     "StopSourceOperator": "vsphere",
     "SwitchOperator": "aws ledger specs",
@@ -89,6 +124,8 @@ MAY_LOAD: Final = {
     "TestReportOperator": "ledger",
     "TestResultOperator": "aws ledger specs",
     "UndoOperator": "aws ledger specs",
+    "UnextendNetworkOperator": "vsphere",
+    "VerifiedOperator": "ledger specs",
     "VerifyImportedOperator": "aws",
     "VerifyOperator": "aws",
     "VerifyRecordedOperator": "aws",
@@ -96,12 +133,24 @@ MAY_LOAD: Final = {
     "VmExportOperator": "aws vsphere",
     "VmSnapshotOperator": "vsphere",
     "WatchedSourcesOperator": "aws ledger",
+    "WindowLiveOperator": "ledger specs",
     "WindowOperator": "ledger",
-    "ImportImageSensor": "aws",
+    "NetworkCutoverSensor": "ledger",
     "ReplicationRunSensor": "ledger",
     "VmPowerStateSensor": "vsphere",
 }
-ASKED: Final = ("aws", "aws_of", "vcenter", "ledger", "resolved", "rights", "terms", "wait_in_queue", "wait_for_slot")
+ASKED: Final = (
+    "aws",
+    "aws_of",
+    "vcenter",
+    "ledger",
+    "resolved",
+    "lost_rights",
+    "rights",
+    "terms",
+    "wait_in_queue",
+    "wait_for_slot",
+)
 """Methods whose imports count only for a class that calls them, by its own methods or its bases'."""
 LOADER: Final = """
 import ast, importlib, inspect, json, os, sys, textwrap
@@ -127,22 +176,40 @@ def needed(kind):
         used += [one for one in methods if one.name in asked and one.name in called and one not in used]
         yield from imports(method)
 
-for package, name in names:
+def apart(work, *given):
     sys.stdout.flush()
     if not os.fork():
-        kind = getattr(importlib.import_module(package), name)
-        for module in needed(kind):
-            importlib.import_module(module)
-        loaded = [w for w, m in heavy.items() if any(one == m or one.startswith(m + ".") for one in sys.modules)]
-        print(json.dumps([name, loaded]), flush=True)
+        work(*given)
+        sys.stdout.flush()
         os._exit(0)
     os.wait()
+
+def of_module(module, names):
+    kinds = importlib.import_module(module)
+    alike = {}
+    for name in names:
+        alike.setdefault(frozenset(needed(getattr(kinds, name))), []).append(name)
+    for modules, names in alike.items():
+        apart(load, modules, names)
+
+def load(modules, names):
+    for module in modules:
+        importlib.import_module(module)
+    loaded = [w for w, m in heavy.items() if any(one == m or one.startswith(m + ".") for one in sys.modules)]
+    for name in names:
+        print(json.dumps([name, loaded]))
+
+homes = {}
+for package, name in names:
+    homes.setdefault(f"{package}.{importlib.import_module(package)._HOME[name]}", []).append(name)
+for module, names in homes.items():
+    apart(of_module, module, names)
 """
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """What importing an operator and everything that its methods import brings, each in a process of its own."""
+    """What importing an operator and everything that its methods import brings: a process for each set of imports."""
     names = [(module.__name__, name) for module in (wavelift.operators, wavelift.sensors) for name in module.__all__]
     done = subprocess.run(
         [sys.executable, "-c", LOADER, json.dumps([HEAVY, ASKED, names])],

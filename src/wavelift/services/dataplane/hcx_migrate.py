@@ -27,7 +27,7 @@ from wavelift.base.rest import RestClient
 from wavelift.base.run import RunContext
 from wavelift.rules.hcx_wave import WITH_WINDOW
 from wavelift.rules.wave import decode_name
-from wavelift.services.dataplane.hcx_sites import refuse_other_ids
+from wavelift.services.dataplane.hcx_ids import refuse_other_ids
 from wavelift.services.dataplane.live_messages import (
     Cancelled,
     CancelledOne,

@@ -13,15 +13,14 @@ from wavelift.adapters.hcx.inventory import Appliance, Inventory, InventoryVm, I
 from wavelift.adapters.vsphere import places
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import NicFacts
-from wavelift.base.errors import AmbiguousError, NotFoundError, TamperedError
+from wavelift.base.errors import AmbiguousError, NotFoundError
 from wavelift.base.placement import Place
 from wavelift.base.rest import RestClient
 from wavelift.rules.findings import Findings
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.live_plans import Placement
 from wavelift.rules.problem import allowed, did_you_mean, quoted
-from wavelift.rules.wave import decode_name
-from wavelift.services.dataplane.live_messages import CardMove, LiveTask, PlaceRef, SiteRef
+from wavelift.services.dataplane.live_messages import CardMove, PlaceRef, SiteRef
 
 NOT_CLEAR: Final = "HCX would take any of them, or none"
 
@@ -300,35 +299,3 @@ def _unmapped(nic: NicFacts, target: Placement, found: Findings) -> None:
         row="HCX-01",
         part=nic.label,
     )
-
-
-def refuse_other_ids(hcx: RestClient, tasks: Sequence[LiveTask]) -> None:
-    """What pre-flight found came by XCom: names were compared with the wave and its environment, ids go to HCX. So the
-    names behind the ids are asked again, of HCX itself.
-
-    :raises TamperedError: an id has another name there, or HCX does not list it any more.
-    """
-    inventory = Inventory(hcx)
-    for here, there in sorted({(task.source.endpoint_id, task.destination.endpoint_id) for task in tasks}):
-        known: dict[str, set[str]] = {}
-        listed = (inventory.containers(there), inventory.datastores(there), inventory.networks(there))
-        for item in (item for items in listed for item in items):
-            known.setdefault(item.id, set()).add(item.name)
-        for vm in inventory.vms(here):
-            known.setdefault(vm.id, set()).add(vm.name)
-        for task in tasks:
-            if (task.source.endpoint_id, task.destination.endpoint_id) != (here, there):
-                continue
-            refs = [(task.entity_id, task.entity_name), (task.storage.id, task.storage.name)]
-            refs += [(place.id, place.name) for place in task.placement]
-            refs += [(card.destination.id, card.destination.name) for card in task.cards]
-            for id, name in refs:
-                # A place may be named by its path; HCX says the last part of it.
-                if known.get(id, set()).isdisjoint({name, decode_name(name.rpartition("/")[2])}):
-                    raise TamperedError(
-                        "HCX has another name for what the server is moved with, or does not list it any more",
-                        server=task.name,
-                        field=id,
-                        expected=name,
-                        found=", ".join(sorted(known.get(id, ()))) or "nothing",
-                    )

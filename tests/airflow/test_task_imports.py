@@ -156,6 +156,9 @@ LOADER: Final = """
 import ast, importlib, inspect, json, os, sys, textwrap
 import airflow.sdk, airflow.sdk.execution_time.task_runner
 from airflow.sdk import BaseOperator
+# What most share, once: nothing of it is held against an operator.
+import alembic.config, botocore.client, botocore.credentials, sqlalchemy.dialects.sqlite
+import wavelift.operators._base, wavelift.services.dataplane.messages
 
 heavy, asked, names = json.loads(sys.argv[1])
 

@@ -9,6 +9,7 @@ import ast
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -49,6 +50,7 @@ class Module:
         return self.name.split(".")[1:2] in [[floor] for floor in HELD]
 
 
+@cache
 def read_product() -> dict[str, Module]:
     """Every module of the product, the simulators left out: they are no part of it."""
     source = ROOT / "src" / "wavelift"

@@ -17,7 +17,7 @@ from tests.wire.simulators_hcx.conftest import HERE, PREFIX, TIER, Sites, runnin
 from wavelift.base.errors import WaveliftError
 
 __all__ = ["running"]
-pytestmark = pytest.mark.wire
+pytestmark = [pytest.mark.wire, pytest.mark.timeout(900)]
 THERE = "/infra/segments/L2E_VLAN-100"
 
 
@@ -85,7 +85,7 @@ SLOW = {
 
 @example(SLOW, [None, None], [], [(("hcx", "Unextend*"), "lost", 0)])
 @given(settings, begun, actions, st.lists(calls, max_size=2))
-@examples(sample=12, proof=150, allow=[HealthCheck.function_scoped_fixture])
+@examples(sample=12, proof=100, allow=[HealthCheck.function_scoped_fixture])
 def test_hcx_07_never_both_and_the_way_back_ends_at_the_source(
     running: Sites,
     behaviour: dict[str, Any],

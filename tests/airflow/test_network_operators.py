@@ -39,6 +39,7 @@ from wavelift.operators.network import SegmentConnectivityOperator, UnextendNetw
 from wavelift.rules.hcx_environment import HcxEnvironment
 from wavelift.rules.network import NetworkSpec
 from wavelift.services.dataplane.network_messages import Acted, Finished, Looked, NetworkOrder, Probed
+from wavelift.services.dataplane.steps import step as step_module
 from wavelift.services.network import finish as ending
 from wavelift.services.network import plan, settle
 
@@ -324,6 +325,7 @@ def test_hcx_08_a_webhook_that_lies_ends_the_cutover_before_the_extension(
     outside(cutover, "webhook", tmp_path, monkeypatch)
     cutover.recorded()
     cutover.hook.lies = True
+    monkeypatch.setattr(step_module, "SEEN_WAIT_S", 0.1)
     with pytest.raises(WaveliftError, match="still shows the old state"):
         cutover.carried_out(cutover.order("source"))
     with pytest.raises(AirflowFailException, match="Both sides would route"):

@@ -38,6 +38,9 @@ class Fake:
 
     def __init__(self, client: Any) -> None: ...
 
+    def find_group(self, name: str) -> None:
+        """There is none yet."""
+
     def make_group(self, name: str, orders: Any) -> str:
         return "g-1"
 
@@ -65,6 +68,7 @@ def begin(
     """Server → its id and errors; and how often it waited."""
     fake = type("Now", (Fake,), {"answer": tuple(answer), "rows": list(rows)})
     monkeypatch.setattr(hcx_migrate, "Mobility", fake)
+    monkeypatch.setattr(hcx_migrate, "refuse_other_ids", lambda hcx, tasks: None)
     flag = Flag()
     found = start(order, hcx=None, ctx=context_of("erp.live/r/*", cancel=flag))  # type: ignore[arg-type]
     return {one.server: (one.migration_id, one.errors) for one in found.servers}, flag.waits

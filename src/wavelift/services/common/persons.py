@@ -42,7 +42,7 @@ def answered_in(ledger: Ledger, wait: str) -> bool:
     return (row.spec or {}).get(ANSWER) == (UNDONE if row.state is StepState.UNDOING else DONE)
 
 
-def confirm(tx: Tx, kind: str, id: str, step: str, by: str, *, at: datetime, said: str = "") -> StepRow:  # noqa: PLR0913
+def confirm(tx: Tx, kind: str, id: str, step: str, by: str, *, at: datetime, said: str = "") -> StepRow:  # noqa: PLR0913  # who says what
     """Somebody says that they did what a step of a person asks for, or that they undid it: what is asked now.
 
     Repeated: nothing more. Whether they may is asked by the caller, who holds the subject's lock.

@@ -20,7 +20,6 @@ from wavelift.base.times import utc_minute
 from wavelift.rules.network_cutover import CONNECTIVITY, DESTINATION, EXTENSION, OFF, ON, SOURCE
 from wavelift.services.dataplane.network_messages import (
     Acted,
-    Direction,
     Finished,
     FinishOrder,
     NetworkOrder,
@@ -104,11 +103,11 @@ class _Acting:
         if self.order.step == SOURCE and self.by_person:
             return self._confirmed(OFF)
         step = self.step(self.order.step)
-        return self._did(step, apply(step, self.order.before), "forward")
+        return self._did(step, apply(step, self.order.before))
 
-    def _did(self, step: Step, outcome: Outcome, direction: Direction) -> Outcome:
+    def _did(self, step: Step, outcome: Outcome) -> Outcome:
         """With a note where HCX should have connected the cloud network, and did not."""
-        if isinstance(outcome, Settled) and step.name == DESTINATION and direction == "forward" and self.changed:
+        if isinstance(outcome, Settled) and step.name == DESTINATION and self.changed:
             note = "HCX left the destination disconnected; it was connected then"
             return Settled(f"{note}. {outcome.note}" if outcome.note else note)
         return outcome

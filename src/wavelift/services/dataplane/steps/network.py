@@ -233,7 +233,8 @@ class ExtensionRemoved(Step):
         if not job.over:
             return Waiting(f"until HCX's job {job.id} is done ({job.words})", LOOK_AGAIN, job.id)
         if job.bad:
-            self._keep(AskedOfHcx(asked.what, asked.at, NOTHING))
+            if job.done:  # else HCX may still roll it back
+                self._keep(AskedOfHcx(asked.what, asked.at, NOTHING))
             raise PermanentError(
                 f"HCX's job {job.id} to {asked.what} the extension ended: {job.words}",
                 next_step="Look at the job in HCX. Clear the order's task to ask again, or go back",
@@ -304,8 +305,11 @@ def quiet(client: RestClient, asked_at: datetime | None, job: str, now: datetime
             found = Jobs(client).read(job)
         except NotFoundError:
             found = None
-        if found is not None:
-            return None if found.over else Waiting(f"until HCX's job {job} is over ({found.words})", LOOK_AGAIN, job)
+        if found is not None and found.done:
+            return None
+        if found is not None and not found.bad:
+            return Waiting(f"until HCX's job {job} is over ({found.words})", LOOK_AGAIN, job)
+        # It failed and is not done: HCX may still roll it back. Or HCX does not know it any more.
     if now - asked_at >= QUIET:
         return None
     until = utc_minute(asked_at + QUIET)

@@ -41,9 +41,7 @@ OPEN: Final = frozenset(
     }
 )
 """At most one export of an instance is in one of these states."""
-CANCELLABLE: Final = frozenset(
-    {ExportState.QUEUED, ExportState.CHECKING, ExportState.ACTIVE, ExportState.CANCELLING}
-)
+CANCELLABLE: Final = frozenset({ExportState.QUEUED, ExportState.CHECKING, ExportState.ACTIVE, ExportState.CANCELLING})
 _BEGINS: Final = frozenset({ExportState.QUEUED, ExportState.CHECKING, ExportState.ACTIVE})
 _STOPS: Final = frozenset({ExportState.FAILED, ExportState.CANCELLING, ExportState.CANCELLED})
 _WAYS: Final[Mapping[ExportState, frozenset[ExportState]]] = {

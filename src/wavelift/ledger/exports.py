@@ -133,8 +133,9 @@ def with_tasks(tx: Tx, task_ids: Collection[str]) -> tuple[InstanceExport, ...]:
 
 
 def insert(tx: Tx, *, at: datetime, by: str, run: DagRun, run_key: str, **columns: Any) -> InstanceExport:
-    """Write an export down. The database refuses a second open one of the instance
-    (:class:`sqlalchemy.exc.IntegrityError`)."""
+    """Write an export down; the database refuses a second open one of the instance.
+
+    :raises WaveliftError: there is one. Whoever asks first under the lock of the instance never meets that."""
     made = _rows.insert(
         tx,
         id=export_id(run_key),

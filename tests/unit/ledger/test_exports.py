@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import sqlalchemy as sa
 
-from wavelift.base.errors import PermanentError
+from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger, exports
 from wavelift.ledger.export_records import InstanceExport
@@ -55,7 +54,7 @@ def test_a_new_export_is_queued_and_found_by_its_run_and_instance(ledger: Ledger
 
 def test_the_database_refuses_a_second_open_export_of_an_instance(ledger: Ledger) -> None:
     known = _insert(ledger, "one")
-    with pytest.raises(sa.exc.IntegrityError):
+    with pytest.raises(WaveliftError, match="UNIQUE|uq_instance_export_open"):
         _insert(ledger, "two")
     _insert(ledger, "other", instance="i-0123456789abcdef1")
     for state in (ExportState.CHECKING, ExportState.ACTIVE, ExportState.FAILED):

@@ -89,3 +89,5 @@ NO_VOLUMES_MESSAGE: Final = "The instance '{instance}' has no volumes to take sn
 ATTACHABLE_MESSAGE: Final = "Instance '{instance}' is not 'running' or 'stopped'."
 DEVICE_TAKEN_MESSAGE: Final = "Invalid value '{device}' for unixDevice. Attachment point {device} is already in use"
 """AttachVolume: AWS documents the codes of these errors, but not the messages."""
+FOREIGN_OWNER_CODE: Final = "AccessDenied"
+"""PutBucketAcl with another owner than the bucket's. AWS does not document the error."""

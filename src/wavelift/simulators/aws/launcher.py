@@ -68,6 +68,13 @@ class AwsSimulator(Simulator):
         found: dict[str, Any] = self.control("POST", "resources", {"id": resource_id, **fields})
         return found
 
+    def bucket_elsewhere(self, name: str, *, region: str = "", account: str = "") -> None:
+        """Make a bucket of another region or another account. :meth:`drop_bucket` removes it."""
+        self.control("POST", "buckets", {"name": name, "region": region, "account": account})
+
+    def drop_bucket(self, name: str) -> None:
+        self.control("DELETE", "buckets", {"name": name})
+
     def hold(self, user: str, policies: Sequence[Mapping[str, Any]]) -> Any:
         """A boto3 session of a new user of this account, who may do only what these identity policies allow."""
         key = f"AKIAHELD{secrets.token_hex(6).upper()}"

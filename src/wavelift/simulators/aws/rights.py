@@ -19,6 +19,7 @@ from wavelift.simulators.aws.invented import EBS_KEY_ACTIONS, IMPORT_ASKS_FOR_PA
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.resources import SimAmi
 from wavelift.simulators.aws.policy import Use, form_tags, tag_context, uses_of
+from wavelift.simulators.aws.s3 import xml
 from wavelift.simulators.aws.s3.encryption import KEY, encryption
 from wavelift.simulators.aws.s3.routes import address
 from wavelift.simulators.aws.settings import ACCOUNT
@@ -49,6 +50,7 @@ S3_ACTIONS: Final = {
     "GetBucketEncryption": "s3:GetEncryptionConfiguration",
     "GetBucketLocation": "s3:GetBucketLocation",
     "GetBucketOwnershipControls": "s3:GetBucketOwnershipControls",
+    "GetBucketTagging": "s3:GetBucketTagging",
     "GetBucketVersioning": "s3:GetBucketVersioning",
     "GetObject": "s3:GetObject",
     "GetObjectTagging": "s3:GetObjectTagging",
@@ -278,11 +280,13 @@ class Rights:
         yield from self._object_key(request)
 
     def _new_bucket(self, request: Request) -> Iterator[Use]:
-        """S3 API reference, CreateBucket, "Permissions": an ACL and an ownership need rights of their own."""
+        """S3 API reference, CreateBucket, "Permissions": ACL, ownership and tags need rights of their own."""
         if _has_acl(request):
             yield Use("s3:PutBucketAcl", self._bucket(request.target))
         if "x-amz-object-ownership" in request.headers:
             yield Use("s3:PutBucketOwnershipControls", self._bucket(request.target))
+        if xml.parse_bucket_tags(request.body.content):
+            yield Use("s3:TagResource", self._bucket(request.target))
 
     def _object_key(self, request: Request) -> Iterator[Use]:
         """S3 user guide, "Using server-side encryption with KMS keys": to put needs the key's data key, to read or to

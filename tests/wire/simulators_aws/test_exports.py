@@ -321,6 +321,11 @@ def test_the_bucket_must_let_vm_export_write(desk: Desk) -> None:
     refused("InvalidParameter")
     rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] = "AES256"
     desk.s3.put_bucket_encryption(**encryption)
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{BUCKET}/vms/*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
+    desk.s3.put_bucket_policy(Bucket=BUCKET, Policy=policy)
+    refused("AccessDenied")
+    desk.s3.delete_bucket_policy(Bucket=BUCKET)
     assert desk.finished(desk.export(one)["ExportTaskId"])["State"] == "completed"
 
 

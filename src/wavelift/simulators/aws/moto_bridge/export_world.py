@@ -73,7 +73,7 @@ class ExportWorld:
         account, new = self._account, task.new
         bucket = check_bucket(account.s3, new.bucket, task.key, account.settings.region)
         if new.kind == "instance":
-            check_grants(bucket)
+            check_grants(bucket, task.key)
         else:
             check_export_role(account, new, bucket, task.key)
 

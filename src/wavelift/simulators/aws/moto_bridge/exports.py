@@ -56,7 +56,7 @@ class ExportActions:
         instance = self.account.backends.ec2.get_instance(new.source)
         check_instance(self.account, instance)
         bucket = check_bucket(self.account.s3, new.bucket, _likely_key(new), self.account.settings.region)
-        check_grants(bucket)
+        check_grants(bucket, _likely_key(new))
         return ActionResult({"ExportTask": _instance_task(self.account.exports.submit(new), self._other)})
 
     def describe_export_tasks(self) -> ActionResult:

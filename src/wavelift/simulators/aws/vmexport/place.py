@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from wavelift.simulators.aws.canonical import exporter
@@ -49,12 +49,13 @@ def check_bucket(s3: S3Store, name: str, key: str, region: str) -> Bucket:
     return bucket
 
 
-def check_grants(bucket: Bucket) -> None:
-    """The region's account of VM Export must be allowed by the ACL, which ownership must not have disabled. Raises
-    AwsError."""
+def check_grants(bucket: Bucket, key: str) -> None:
+    """The region's account of VM Export must be allowed by the ACL, which ownership must not have disabled, and must
+    not be denied by the bucket's policy. Raises AwsError."""
     who = exporter(bucket.region)
     if not all(bucket.access.allows(who, permission) for permission in GRANTS):
         raise AwsError(NO_EXPORT_GRANT_CODE, NO_EXPORT_GRANT_MESSAGE.format(bucket=bucket.name), 403)
+    _check_deny(bucket, key, {})
 
 
 def check_role(
@@ -68,5 +69,9 @@ def check_role(
     allowed = all(roles.allowed(policies, action, resource) for action, resource in needed)
     if not roles.trusts_vmie(trust) or not allowed:
         raise AwsError("InvalidParameter", NO_ROLE_MESSAGE.format(role=name), 400)
-    use = Use("s3:PutObject", f"{where}/{key}", {"aws:PrincipalArn": arn})
+    _check_deny(bucket, key, {"aws:PrincipalArn": arn})
+
+
+def _check_deny(bucket: Bucket, key: str, context: Mapping[str, str]) -> None:
+    use = Use("s3:PutObject", f"arn:{partition_of(bucket.region)}:s3:::{bucket.name}/{key}", context)
     check_policy(bucket.documents.get("policy", b""), iter((use,)), "s3")

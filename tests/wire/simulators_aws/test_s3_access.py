@@ -228,7 +228,7 @@ def test_rights_on_a_bucket_s_access(sim: AwsSimulator, refused: Refused, make: 
     ownership = {"ObjectOwnership": "BucketOwnerPreferred"}
     assert "s3:PutBucketOwnershipControls" in str(refused("AccessDenied", client.create_bucket, **place, **ownership))
     assert "s3:PutBucketAcl" in str(refused("AccessDenied", client.create_bucket, **place, GrantWrite="id=x"))
-    tagged = {**place["CreateBucketConfiguration"], "Tags": [{"Key": "for", "Value": "exports"}]}
+    tagged = {"LocationConstraint": sim.region, "Tags": [{"Key": "for", "Value": "exports"}]}
     whole = {**place, "CreateBucketConfiguration": tagged}
     assert "s3:TagResource" in str(refused("AccessDenied", client.create_bucket, **whole))
     bucket = make()

@@ -73,6 +73,7 @@ class ExportBuckets:
         if not found.exists or not found.owned:
             return found
         unknown: list[str] = []
+        no_grants: tuple[GrantFacts, ...] = ()
 
         def read(what: str, call: Callable[[str], T], otherwise: T) -> T:
             try:
@@ -85,7 +86,7 @@ class ExportBuckets:
         return found.model_copy(
             update={
                 "ownership": read("object ownership", self._ownership, ""),
-                "grants": read("access control list", self._grants_of, ()),
+                "grants": read("access control list", self._grants_of, no_grants),
                 "encryption": read("encryption", self._encryption, ""),
                 "public_access_blocked": read("block of public access", self._blocked, False),
                 "unknown": tuple(unknown),

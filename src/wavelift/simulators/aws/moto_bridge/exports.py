@@ -16,7 +16,7 @@ from wavelift.simulators.aws.moto_bridge.exportable import check_image, check_in
 from wavelift.simulators.aws.s3.store import Bucket
 from wavelift.simulators.aws.tags import check_client_token, check_description
 from wavelift.simulators.aws.vmexport.place import check_bucket, check_grants, check_role
-from wavelift.simulators.aws.vmexport.tasks import ACTIVE, ExportTask, NewExport
+from wavelift.simulators.aws.vmexport.tasks import ACTIVE, ENDED, ExportTask, NewExport
 
 FORMATS: Final = {
     "vmware": {("VMDK", "ova"), ("VMDK", "")},
@@ -182,14 +182,13 @@ def _instance_task(task: ExportTask, other_words: bool) -> dict[str, Any]:
     if new.container:
         place["ContainerFormat"] = new.container
     state, message, _ = _standing(task, other_words)
+    # Seen of a cancelled task: github.com/aws/aws-cli/issues/8464.
+    details = {"InstanceId": new.source, "TargetEnvironment": request.get("TargetEnvironment")}
     answer = {
         "ExportTaskId": task.id,
         "Description": request.get("Description") or "",
         "ExportToS3Task": place,
-        "InstanceExportDetails": {
-            "InstanceId": new.source,
-            "TargetEnvironment": request.get("TargetEnvironment"),
-        },
+        "InstanceExportDetails": {} if task.status == ENDED["instance"] else details,
         "State": state,
         "Tags": [{"Key": key, "Value": value} for key, value in new.tags.items()],
     }

@@ -57,6 +57,17 @@ class AwsSimulator(Simulator):
         values = {"volume": volume_id, "block": block, "data": base64.b64encode(data).decode()}
         self.control("POST", "volumes", values)
 
+    def write_at(self, volume_id: str, offset: int, data: bytes) -> None:
+        """Write bytes at an offset of a volume, as its guest does; the bytes around them stay."""
+        values = {"volume": volume_id, "offset": offset, "data": base64.b64encode(data).decode()}
+        self.control("POST", "volume/write", values)
+
+    def amend(self, resource_id: str, **fields: Any) -> dict[str, Any]:
+        """Make an instance, image or snapshot what no call of ours makes it (``moto_bridge/cases.py`` has the fields):
+        of AWS Marketplace, of another account, Windows from AWS."""
+        found: dict[str, Any] = self.control("POST", "resources", {"id": resource_id, **fields})
+        return found
+
     def hold(self, user: str, policies: Sequence[Mapping[str, Any]]) -> Any:
         """A boto3 session of a new user of this account, who may do only what these identity policies allow."""
         key = f"AKIAHELD{secrets.token_hex(6).upper()}"

@@ -161,9 +161,18 @@ class Rights:
                 *(f"security-group/{value}" for name, value in form.items() if "SecurityGroupId." in name),
             ),
         }
+        if operation == "CreateSnapshots":
+            ids[operation] = self._instance_and_volumes(form.get("InstanceSpecification.InstanceId", ""))
         named = [self._arn(f"{_kind(one)}/{one}") for one in ids.get(operation, ()) if one]
         found = [*more.get(operation, ()), *rights_network.ec2_resources(operation, form)]
         return named + [self._arn(one) for one in found]
+
+    def _instance_and_volumes(self, instance_id: str) -> list[str]:
+        """CreateSnapshots is asked for each volume, too (Service Authorization Reference for EC2)."""
+        with self._account.backends.lock:
+            instance = self._account.backends.ec2.get_instance_by_id(instance_id)
+            blocks = instance.block_device_mapping.values() if instance is not None else ()
+            return [instance_id, *(str(block.volume_id) for block in blocks)]
 
     def _arn(self, resource: str) -> str:
         owner = "" if resource.partition("/")[0] in OWNERLESS else ACCOUNT

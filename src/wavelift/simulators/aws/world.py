@@ -22,6 +22,7 @@ from wavelift.simulators.aws.keys import import_key_problem
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.app import MotoApp
 from wavelift.simulators.aws.moto_bridge.backends import Backends
+from wavelift.simulators.aws.moto_bridge.cases import amend
 from wavelift.simulators.aws.policy import Use, check_policy, uses_of
 from wavelift.simulators.aws.rights import Rights
 from wavelift.simulators.aws.s3 import routes
@@ -92,6 +93,8 @@ class AwsWorld(World[Settings]):
             ("POST", "credentials"): lambda values: {"expired": self.credentials.expire(values.get("access_key", ""))},
             ("GET", "credentials"): lambda _: self.credentials.sessions(),
             ("POST", "volumes"): self._write_volume,
+            ("POST", "volume/write"): self._write_at,
+            ("POST", "resources"): self._amend,
             ("POST", "identities"): self._hold,
             ("GET", "identities"): lambda _: {
                 key: held.listing() for key, held in sorted(self.credentials.held().items())
@@ -115,6 +118,20 @@ class AwsWorld(World[Settings]):
             raise ValueError(str(error)) from None
         volume.write(int(values["block"]), base64.b64decode(values["data"]))
         return {"written": len(volume.written)}
+
+    def _write_at(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The guest writes bytes at an offset of a volume."""
+        try:
+            volume = self.account.volume(values["volume"])
+        except AwsError as error:
+            raise ValueError(str(error)) from None
+        volume.write_at(int(values["offset"]), base64.b64decode(values["data"]))
+        return {"written": len(volume.written)}
+
+    def _amend(self, values: dict[str, Any]) -> dict[str, Any]:
+        with self.account.backends.lock:
+            self.account.catch_up()
+            return amend(self.account, values)
 
     # answers
 
@@ -338,6 +355,11 @@ TARGET_FIELDS: Final = (
     "LaunchTemplateId",
     "LaunchTemplateName",
     "SnapshotId",
+    "VolumeId",
+    "InstanceSpecification.InstanceId",
+    "ExportTaskId",
+    "ExportTaskId.1",
+    "ExportImageTaskId.1",
     "ImportTaskId",
     "ImportTaskId.1",
     "RoleName",

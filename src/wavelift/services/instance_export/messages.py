@@ -46,8 +46,8 @@ class MadeBucket(Message):
     environment: str
     bucket: str
     region: str
-    made: bool = False
-    """It was not there before."""
+    ours: bool = True
+    """wavelift made it, now or before."""
     changed: tuple[str, ...] = ()
     """One line each."""
     findings: tuple[Finding, ...] = ()

@@ -79,6 +79,7 @@ programs: setup
 	@bash scripts/tools chromium:chromium
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || bash scripts/tools postgres:postgresql
 	@bash scripts/tools redis-server:redis-server
+	@$(BIN)/python -m tests.go_oracles
 	@docker compose version >/dev/null 2>&1 || bash scripts/tools docker-compose:docker-compose || true # then as YAML only
 
 test: programs lint

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from wavelift.base.errors import UnreachableError
 from wavelift.base.private import private_file
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
 """All revisions that this program can upgrade from, oldest first. A test compares them with the scripts."""
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "wavelift_revision"

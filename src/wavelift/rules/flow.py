@@ -11,6 +11,11 @@ SERVER_GROUP: Final = "server"
 """The task group that is mapped over the servers of a run."""
 SERVER_PREFIX: Final = f"{SERVER_GROUP}."
 """Of the ids of its tasks."""
+EXPORT_DAG: Final = "instance_export"
+"""The first part of the ids of the DAGs that export instances. No wave and no network has this name."""
+LEADS: Final = (f"{EXPORT_DAG}.",)
+"""Every lead of a flow. What begins with one belongs to that flow, whatever it ends with: the DAG of an environment
+that is called ``migrate``, too."""
 
 
 class Plane(StrEnum):
@@ -53,6 +58,8 @@ class SlotKind(StrEnum):
     HCX_SERIAL = "hcx_serial"
     """The vMotions, or cold migrations, of one run: HCX makes them one after the other between two sites. The scope is
     the connection and both sites; 1 at most."""
+    EXPORT = "export"
+    """One instance that is exported to S3. The scope is account and region; VIE-04 allows 5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +113,7 @@ class Flow:
     """One way in which the servers of a wave move.
 
     :param suffix: of its DAGs' ids, with the dot.
+    :param lead: what its DAGs' ids begin with, with the dot, where the subject's name comes last.
     :param prefix: of the ids of its rows in the ledger, with the hyphen.
     :param words: the description of its DAG; ``{wave}`` stands for the wave.
     :param steps: in the order in which the DAG has them.
@@ -118,13 +126,18 @@ class Flow:
     words: str
     steps: tuple[Step, ...]
     modes: tuple[Mode, ...]
+    lead: str = ""
 
     def dag_id(self, wave: str) -> str:
-        return f"{wave}{self.suffix}"
+        return f"{self.lead}{wave}{self.suffix}"
 
     def wave_of(self, dag_id: str) -> str:
-        """The wave of a DAG of this flow; empty for any other DAG."""
-        return dag_id.removesuffix(self.suffix) if dag_id.endswith(self.suffix) else ""
+        """The wave of a DAG of this flow, or its other subject; empty for any other DAG."""
+        if not dag_id.startswith(self.lead) or not dag_id.endswith(self.suffix):
+            return ""
+        if not self.lead and dag_id.startswith(LEADS):
+            return ""
+        return dag_id.removeprefix(self.lead).removesuffix(self.suffix)
 
     def step(self, name: str) -> Step:
         """:raises KeyError: the flow has no such step."""

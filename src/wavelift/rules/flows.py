@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from wavelift.rules.export_flows import EXPORT
 from wavelift.rules.flow import SERVER_GROUP, SERVER_PREFIX, Flow, Mode, Plane, SlotKind, Step, described
 from wavelift.rules.hcx_flows import LIVE, NETWORK
 
-__all__ = ["LIVE", "NETWORK", "SERVER_GROUP", "Flow", "Mode", "Plane", "SlotKind", "Step", "described"]
+__all__ = ["EXPORT", "LIVE", "NETWORK", "SERVER_GROUP", "Flow", "Mode", "Plane", "SlotKind", "Step", "described"]
 
 ADMIT: Final = "admit"
 PREFLIGHT: Final = "preflight"
@@ -461,8 +462,8 @@ TEST: Final = Flow(
 """An AMI is tried where it can reach nothing else."""
 
 FLOWS: Final = (MIGRATE, REPLICATE, CUTOVER, TEST, LIVE)
-"""Of waves. :data:`NETWORK` is no wave's."""
-EVERY_FLOW: Final = (*FLOWS, NETWORK)
+"""Of waves. :data:`NETWORK` and :data:`EXPORT` are no wave's."""
+EVERY_FLOW: Final = (*FLOWS, NETWORK, EXPORT)
 
 
 def flow_of(dag_id: str) -> Flow:
@@ -475,7 +476,7 @@ def flow_of(dag_id: str) -> Flow:
 
 def tasks_holding(kind: SlotKind) -> frozenset[str]:
     """The ids of the tasks, of all flows, during which a server may hold a slot of this kind."""
-    return frozenset(step.task_id for flow in FLOWS for step in flow.steps if kind in step.holds)
+    return frozenset(step.task_id for flow in EVERY_FLOW for step in flow.steps if kind in step.holds)
 
 
 def server_step(task_id: str) -> str:

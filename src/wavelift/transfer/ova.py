@@ -178,6 +178,21 @@ class OvaAssembly:
         self._stream.complete()
         return OvaResult(self._stream.object_bytes, self._stream.parts, files)
 
+    @property
+    def files(self) -> tuple[OvaFile, ...]:
+        """The disks that are finished."""
+        return tuple(self._files)
+
+    @property
+    def object_bytes(self) -> int:
+        """Of the object so far."""
+        return self._size
+
+    @property
+    def parts(self) -> int:
+        """Cut so far."""
+        return self._stream.parts
+
     def interrupt(self) -> None:
         """Make a call that waits raise Cancelled; called from another thread."""
         self._stream.interrupt()

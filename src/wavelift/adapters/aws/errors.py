@@ -51,6 +51,7 @@ THROTTLE_CODES: Final = frozenset(
         "BandwidthLimitExceeded",
         "EC2ThrottledException",
         "PriorRequestNotComplete",
+        "SnapshotCreationPerVolumeRateExceeded",
         "ConcurrentLimitExceededException",
         "TransactionInProgressException",
     }
@@ -116,6 +117,7 @@ _MISSING_CODES: Final = frozenset(
         "InvalidArnException",
         "InvalidConversionTaskId",
         "InvalidConversionTaskId.Malformed",
+        "InvalidExportTaskID.Malformed",
         "NoSuchBucket",
         "NoSuchChange",
         "NoSuchEntity",

@@ -9,6 +9,7 @@ from wavelift.ledger import (  # noqa: F401 - their tables join the metadata
     tables_authority,
     tables_catalog,
     tables_cutover,
+    tables_exports,
     tables_hcx,
 )
 from wavelift.ledger.revisions import VERSION_TABLE

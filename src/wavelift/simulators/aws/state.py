@@ -6,6 +6,7 @@ from typing import Any
 
 from wavelift.simulators.aws.moto_bridge import elbv2, route53, routes
 from wavelift.simulators.aws.moto_bridge.account import Account
+from wavelift.simulators.aws.s3.access import Access
 
 
 def of(account: Account) -> dict[str, Any]:
@@ -13,6 +14,7 @@ def of(account: Account) -> dict[str, Any]:
         "buckets": _buckets(account),
         "snapshots": _snapshots(account),
         "import_tasks": sorted(task.id for task in account.imports.all() if task.active),
+        "export_tasks": sorted(task.id for task in account.exports.all() if task.active),
         **_ec2(account),
         "dns_records": _records(account),
         "targets": _targets(account),
@@ -29,6 +31,7 @@ def _buckets(account: Account) -> dict[str, Any]:
                 for one in versions
                 if one.marker or one is not versions[-1]
             ),
+            "access": _access(bucket.access),
             "uploads": sorted(
                 (
                     {"key": upload.key, "id": upload.id, "parts": len(upload.parts)}
@@ -38,6 +41,14 @@ def _buckets(account: Account) -> dict[str, Any]:
             ),
         }
         for bucket in account.s3.buckets()
+    }
+
+
+def _access(access: Access) -> dict[str, Any]:
+    return {
+        "ownership": access.ownership,
+        "grants": sorted(f"{one.permission} {one.grantee}" for one in access.grants),
+        "public_access_block": dict(access.blocks) if access.blocks is not None else None,
     }
 
 

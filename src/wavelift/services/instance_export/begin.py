@@ -1,0 +1,206 @@
+"""What an export makes outside, up to the object of AWS or the snapshots that `read` reads.
+
+The intent stands in the ledger before the first call; everything carries the run's tag and its attempt. Each call of
+:func:`begin` goes one step further, or says what must be waited for.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.export_sources import ExportSources, SnapshotSet, SnapshotsRequest, image_name
+from wavelift.adapters.aws.instance_exports import (
+    ExportTask,
+    ImageExportRequest,
+    InstanceExportRequest,
+    InstanceExports,
+)
+from wavelift.base.errors import NotFoundError, WaveliftError
+from wavelift.base.names import client_token, instant_of
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger
+from wavelift.ledger.export_records import InstanceExport
+from wavelift.rules.instance_export import ExportState
+from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlace, ExportPlan, SourceDisk
+from wavelift.services.dataplane.export_staging import OVA_SUFFIX, run_of
+from wavelift.services.instance_export.check import look_again
+from wavelift.services.instance_export.opening import attempt_of
+from wavelift.services.instance_export.progress import note
+from wavelift.services.instance_export.runs import known_of, require_going
+from wavelift.services.instance_export.tasks import advance, place_for
+from wavelift.services.instance_export.waits import ForImage, ForSnapshots, Waits
+from wavelift.services.instance_export.work import Made, Work, made_of
+
+BEGIN_ANEW: Final = "Clear the run's first task, `admit`, with downstream: it begins anew"
+AVAILABLE: Final = "available"
+
+
+def begin(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext) -> ExportOrder | Waits:
+    """Bring the export one step further; the order for `read` and `verify` at its end. May be called again.
+
+    :raises PermanentError: the export was cancelled; or bucket or instance allow it no more, before anything was made.
+    :raises WaveliftError: AWS ended its task without an object, or could not make an image or a snapshot.
+    """
+    known = known_of(ledger, ctx)
+    require_going(known)
+    if not made_of(known).method:
+        waits = _intend(ledger, access, known, place, ctx)
+        if waits is not None:
+            return waits
+        known = known_of(ledger, ctx)
+    work = Work(ledger, access, known, ctx)
+    if work.plan.method == "instance":
+        return _instance(work, place)
+    return _image(work, place) if work.plan.method == "image" else _direct(work)
+
+
+def direct_key(plan: ExportPlan) -> str:
+    """Of the OVA that method ``direct`` writes."""
+    return f"{plan.prefix}{plan.export}{OVA_SUFFIX}"
+
+
+def sources_of(plan: ExportPlan, made: Made) -> tuple[SourceDisk, ...]:
+    """The snapshots of the volumes, in true order."""
+    return tuple(
+        SourceDisk(index=index, volume_id=volume.volume_id, device=volume.device, snapshot_id=id, capacity=volume.size)
+        for index, (volume, id) in enumerate(zip(plan.instance.volumes, made.snapshot_ids, strict=True))
+    )
+
+
+def _intend(
+    ledger: Ledger, access: AwsAccess, known: InstanceExport, place: ExportPlace, ctx: RunContext
+) -> Waits | None:
+    """The point after which something may be outside. Bucket and instance are what they are now, not at the check."""
+    plan = look_again(ledger, access, known, place, ctx)
+    full = None if plan.method == "direct" else place_for(InstanceExports(access), place.limit)
+    if full is not None:
+        return full
+    made = {"attempt": attempt_of(known), "method": plan.method}
+    phase = f"method {plan.method} begins"
+    Work(ledger, access, known, ctx).write(
+        "begun", made=made, state=ExportState.ACTIVE, plan=plan.dump(), method=plan.method, phase=phase, percent=0
+    )
+    return None
+
+
+# AWS exports the instance
+
+
+def _instance(work: Work, place: ExportPlace) -> ExportOrder | Waits:
+    plan = work.plan
+    request = InstanceExportRequest(
+        instance_id=plan.instance.instance_id,
+        target=plan.target,
+        format=plan.format,
+        bucket=plan.place.bucket,
+        prefix=plan.prefix,
+        tags=work.task_tags,
+        description=_description(work),
+    )
+    return advance(work, lambda api: api.start(request), limit=place.limit, instance_id=plan.instance.instance_id)
+
+
+# AWS exports an image that we make
+
+
+def _image(work: Work, place: ExportPlace) -> ExportOrder | Waits:
+    if not work.known.task_id:
+        waits = _made_image(work)
+        if waits is not None:
+            return waits
+    image = work.made.image_id
+    return advance(work, partial(_export_image, work), limit=place.limit, image_id=image)
+
+
+def _export_image(work: Work, api: InstanceExports) -> ExportTask:
+    plan, made = work.plan, work.made
+    instant = instant_of(made.image_id, _submission(work))
+    request = ImageExportRequest(
+        image_id=made.image_id,
+        format=plan.format,
+        bucket=plan.place.bucket,
+        prefix=plan.prefix,
+        client_token=client_token(work.known.run_key, "export-image", instant=instant),
+        tags=work.task_tags,
+        description=_description(work),
+        role_name=plan.place.role,
+    )
+    return api.export_image(request)
+
+
+def _made_image(work: Work) -> ForImage | None:
+    """The temporary image is there, or what must be waited for."""
+    sources, plan = ExportSources(work.access), work.plan
+    if not work.made.image_id:
+        image = sources.make_image(
+            plan.instance.instance_id,
+            image_name(run_of(plan.export), work.made.attempt),
+            reboot=plan.may_reboot,
+            tags=work.tags,
+            description=f"export {plan.export}",
+        )
+        phase = f"AWS makes the image {image.image_id}"
+        work.write("image_begun", made={"image_id": image.image_id}, phase=phase)
+    image = sources.image(work.made.image_id)  # it fails here if AWS could not make it
+    if image.state != AVAILABLE:
+        return ForImage(image.image_id, f"AWS makes the image {image.image_id}")
+    if work.made.snapshot_ids != image.snapshot_ids:
+        work.write("image_made", made={"snapshot_ids": tuple(image.snapshot_ids)}, phase="AWS exports the image next")
+    return None
+
+
+# Our own OVA
+
+
+def _direct(work: Work) -> ExportOrder | ForSnapshots:
+    sources, plan = ExportSources(work.access), work.plan
+    if not work.made.snapshot_ids:
+        work.ctx.cancel.check()
+        taken = sources.take(
+            SnapshotsRequest(
+                instance_id=plan.instance.instance_id,
+                volume_ids=[volume.volume_id for volume in plan.instance.volumes],
+                token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
+                tags=work.tags,
+                description=f"export {plan.export}",
+            )
+        )
+        made = {"snapshot_ids": tuple(one.snapshot_id for one in taken.snapshots), "instant": taken.started}
+        work.write("snapshots_taken", made=made, phase="AWS completes the snapshots")
+    found = _present(work, sources)
+    try:
+        found.check()
+    except WaveliftError:  # the next try takes others; these go with the rest
+        made = {"submission": work.made.submission + 1, "snapshot_ids": (), "instant": None}
+        work.write("snapshots_failed", made=made, phase="AWS could not make a snapshot; it is tried again")
+        raise
+    if not found.completed:
+        words = "AWS completes the snapshots"
+        note(work.ledger, work.known, words, found.progress, work.ctx.clock)
+        return ForSnapshots(work.made.snapshot_ids, words)
+    note(work.ledger, work.known, "the snapshots are read", 0, work.ctx.clock)
+    return work.order(direct_key(plan), disks=sources_of(plan, work.made), instant=work.made.instant)
+
+
+def _present(work: Work, sources: ExportSources) -> SnapshotSet:
+    """:raises NotFoundError: somebody deleted a snapshot."""
+    ids, seen = work.made.snapshot_ids, sources.look(work.made.snapshot_ids)
+    gone = [id for id in ids if id not in seen]
+    if gone or work.made.instant is None:
+        raise NotFoundError(
+            "A snapshot that the export reads is gone",
+            next_step=BEGIN_ANEW,
+            snapshot=", ".join(gone),
+            export=work.known.id,
+        )
+    return SnapshotSet(work.made.instant, tuple(seen[id] for id in ids))
+
+
+def _submission(work: Work) -> str:
+    return f"{work.made.attempt}.{work.made.submission}"
+
+
+def _description(work: Work) -> str:
+    return f"wavelift: export {work.known.id}"

@@ -135,7 +135,7 @@ def migrate(  # noqa: PLR0913  # one parameter per option
     from wavelift.cli.migrations import migrate as start
 
     given = {"servers": servers, "launch": launch, "note": note, "priority": priority and priority.value}
-    start(name, {key: value for key, value in given.items() if value}, follow=wait, as_json=as_json)
+    start(name, {key: value for key, value in given.items() if value}, wait=wait, as_json=as_json)
 
 
 @app.command("replicate")
@@ -149,7 +149,7 @@ def replicate_now(
 ) -> None:
     """Replicate servers now, on demand: at most 2 runs per job in 24 hours."""
     asked = ReplicateBody(servers=servers or None, priority=priority.value)
-    replicate.replicate(name, asked, follow=wait, unpause=unpause, as_json=as_json)
+    replicate.replicate(name, asked, wait=wait, unpause=unpause, as_json=as_json)
 
 
 @app.command()
@@ -197,9 +197,9 @@ def migrations_show(
     migration: str, as_json: Annotated[bool, typer.Option("--json", help="All data as JSON, times in UTC.")] = False
 ) -> None:
     """Show one migration: state, disks and how they were read, proof, image, conversion, what to do next."""
-    from wavelift.cli.migrations import show_one
+    from wavelift.cli.migrations import show_migration
 
-    show_one(migration, as_json=as_json)
+    show_migration(migration, as_json=as_json)
 
 
 @migrations_app.command("cancel")

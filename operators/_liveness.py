@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError
 
 from wavelift.base.errors import WaveliftError
 from wavelift.operators._keys import PLACE_KEY
-from wavelift.rules.flows import CONTINUE_FROM, FLOWS, PREFLIGHT, RELEASE
+from wavelift.rules.flows import CONTINUE_FROM, EVERY_FLOW, PREFLIGHT, RELEASE
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -58,7 +58,7 @@ class AirflowLiveness:
         Slots that the run's own tasks hold, for all its servers together, are alive until each of these has ended.
         When Airflow does not answer, all are alive: a task that asks for a slot need not fail for that.
         """
-        steps = [step for flow in FLOWS for step in flow.steps if kind in step.holds]
+        steps = [step for flow in EVERY_FLOW for step in flow.steps if kind in step.holds]
         if not any(step.per_server for step in steps):
             return holders if self._all_ended(run, [step.task_id for step in steps]) else ()
         tasks = {step.task_id for step in steps}

@@ -22,7 +22,7 @@ from wavelift.ledger import Ledger, replication_runs
 from wavelift.operators._keys import PLACE_KEY
 from wavelift.operators._liveness import ENDED_STATES, AirflowLiveness, Entry, MappedGroup
 from wavelift.operators.control.slots import ReserveOperator
-from wavelift.rules.flows import FLOWS, LIVE, SlotKind
+from wavelift.rules.flows import EXPORT, FLOWS, LIVE, SlotKind
 from wavelift.rules.queue import Priority
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.common import frozen
@@ -408,3 +408,19 @@ def test_inv_8_a_live_run_of_which_airflow_does_not_tell_all_holds_its_slots() -
     ti.get_task_states = lambda **_: {"run": {"reserve": "success"}}  # type: ignore[method-assign]
     context: Any = {"ti": ti}
     assert AirflowLiveness(context).ended(DagRun("erp.live", "run"), ["erp.live/run/a"], SlotKind.HCX_MESH) == ()
+
+
+@pytest.mark.parametrize(
+    ("states", "freed"),
+    [({}, True), ({"begin": "deferred"}, False), ({"remove": "up_for_retry"}, False), ({"reserve": None}, False)],
+    ids=["all ended", "AWS is followed", "the removal is tried again", "it was cleared"],
+)
+def test_inv_8_an_export_holds_its_slot_until_what_it_made_is_removed(
+    states: dict[str, str | None], freed: bool
+) -> None:
+    ti = LiveTi(
+        **states, **{step.task_id: "success" for step in EXPORT.steps if step.holds and step.name not in states}
+    )
+    context: Any = {"ti": ti}
+    run, held = DagRun("instance_export.lab", "run"), ["instance_export.lab/run/i-1"]
+    assert list(AirflowLiveness(context).ended(run, held, SlotKind.EXPORT)) == (held if freed else [])

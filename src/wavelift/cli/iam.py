@@ -17,7 +17,7 @@ import typer
 from wavelift.base.errors import WaveliftError
 from wavelift.cli.connect import fail
 from wavelift.cli.output import say
-from wavelift.rules.calls import OFFERED, UNASKED, AwsFeature, Identity
+from wavelift.rules.calls import OF_EXPORTS, OFFERED, UNASKED, AwsFeature, Identity
 
 if TYPE_CHECKING:
     from wavelift.adapters.aws.access import AwsAccess
@@ -52,6 +52,13 @@ Who = Annotated[
     list[str] | None, typer.Argument(help="vmimport (the service role), connector, caller. Default: all three.")
 ]
 Bucket = Annotated[str, typer.Option(help="Staging bucket.")]
+Exports = Annotated[
+    str,
+    typer.Option(
+        help="Exports bucket of the environment (export-to-s3-NAME-REGION): for the features export and export-setup, "
+        "and for the service role, which writes there."
+    ),
+]
 Role = Annotated[str, typer.Option(help="Name of the service role, as the environment's `role`.")]
 Suffix = Annotated[
     str, typer.Option(help="End of our policies' names: for another bucket in the same account, so that both stay.")
@@ -77,6 +84,21 @@ def profile_roles_of(given: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given or ()))
 
 
+def exports_of(given: str, features: Sequence[AwsFeature], *, missing: str = "") -> str:
+    """Name of the exports bucket.
+
+    :param missing: what stands for a name that is needed and was not given; empty: that is refused.
+    :raises typer.Exit: it is no name of a bucket, or missing.
+    """
+    if given and not BUCKET.fullmatch(given):
+        fail(f"--exports is {given!r}, which is no name of a bucket")
+    if not given and not set(features).isdisjoint(OF_EXPORTS):
+        if not missing:
+            fail(f"--feature {' and '.join(OF_EXPORTS)} need the name of the exports bucket: --exports BUCKET")
+        return missing
+    return given
+
+
 @app.command("show")
 def show(  # noqa: PLR0913  # one parameter per option
     identity: Annotated[
@@ -95,6 +117,7 @@ def show(  # noqa: PLR0913  # one parameter per option
     ] = "",
     trust: Annotated[bool, typer.Option("--trust", help="The trust policy of vmimport.")] = False,
     feature: Features = None,
+    exports: Exports = "",
     profile_role: ProfileRoles = None,
     connector_arn: Annotated[
         list[str] | None, typer.Option(help="For bucket: ARN of a role or user that connectors run as. Repeatable.")
@@ -110,12 +133,14 @@ def show(  # noqa: PLR0913  # one parameter per option
     principals = Principals(connector_arn or [], caller_arn or [])
     profile_roles = profile_roles_of(profile_role)
     arns = (kms_key, role_arn, *principals.connectors, *principals.callers, *profile_roles)
-    staging = Staging(bucket, prefix, kms_key, partition_for(partition, region, *arns))
+    features = features_of(feature)
+    named = exports_of(exports, features, missing="YOUR-EXPORTS-BUCKET")
+    staging = Staging(bucket, prefix, kms_key, partition_for(partition, region, *arns), named)
     asked = Asked(
         trust=trust,
         account=account,
         role_arn=role_arn,
-        features=features_of(feature),
+        features=features,
         profile_roles=profile_roles,
     )
     show_policy(identity, staging, asked, principals)
@@ -130,6 +155,7 @@ def check(  # noqa: PLR0913  # one parameter per option
     kms_key: KmsKey = "",
     role: Role = "vmimport",
     feature: Features = None,
+    exports: Exports = "",
     profile_role: ProfileRoles = None,
     suffix: Suffix = "",
     connector: Annotated[
@@ -155,7 +181,7 @@ def check(  # noqa: PLR0913  # one parameter per option
             "connector": _principals(connector, "--connector"),
             "caller": _principals(caller, "--caller"),
         }
-        options = _Options(identities, bucket, prefix, kms_key, role, feature, suffix, profile_role)
+        options = _Options(identities, bucket, prefix, kms_key, role, feature, suffix, profile_role, exports)
         access, found = _log_in(profile, region, account)
         wanted = options.wanted(found)
         looked = Looked(wanted, found, access.region, {name: many for name, many in who.items() if many})
@@ -177,6 +203,7 @@ def apply(  # noqa: PLR0913  # one parameter per option
     kms_key: KmsKey = "",
     role: Role = "vmimport",
     feature: Features = None,
+    exports: Exports = "",
     profile_role: ProfileRoles = None,
     suffix: Suffix = "",
     attach_connector: Annotated[
@@ -206,7 +233,7 @@ def apply(  # noqa: PLR0913  # one parameter per option
             "connector": _principals(attach_connector, "--attach-connector"),
             "caller": _principals(attach_caller, "--attach-caller"),
         }
-        options = _Options(identities, bucket, prefix, kms_key, role, feature, suffix, profile_role)
+        options = _Options(identities, bucket, prefix, kms_key, role, feature, suffix, profile_role, exports)
         for name in (name for name, principals in attach.items() if principals and name not in options.identities):
             fail(f"--attach-{name}: {name} is not among the identities that were asked for")
         access, found = _log_in(profile, region, account)
@@ -258,6 +285,7 @@ class _Options:
     feature: Sequence[str] | None
     suffix: str
     profile_role: Sequence[str] | None = None
+    exports: str = ""
 
     def __post_init__(self) -> None:
         from wavelift.adapters.aws.iam_read import NAME
@@ -273,7 +301,7 @@ class _Options:
             fail(f"--role is {self.role!r}; give the role's name, without account and path")
         if self.suffix and not SUFFIX.fullmatch(self.suffix):
             fail(f"--suffix is {self.suffix!r}; allowed are up to 64 letters, digits and +=,.@_-")
-        features_of(self.feature)
+        exports_of(self.exports, features_of(self.feature))
         profile_roles_of(self.profile_role)
 
     @property
@@ -289,7 +317,7 @@ class _Options:
         from wavelift.rules.policies import Staging
 
         return Wanted(
-            staging=Staging(self.bucket, self.prefix, self.kms_key, account.partition),
+            staging=Staging(self.bucket, self.prefix, self.kms_key, account.partition, self.exports),
             role=self.role,
             features=features_of(self.feature),
             identities=self.identities,

@@ -34,7 +34,7 @@ from wavelift.rules.authority import Action
 from wavelift.rules.conf import BackupConf, TestConf
 from wavelift.rules.environment import BACKUP_DAG
 from wavelift.rules.flows import FLOWS, TEST
-from wavelift.services.cutover.backup import instance_of, run_of
+from wavelift.services.common.instances import instance_of, run_of
 from wavelift.services.cutover.trial import require_isolation
 
 WAY_OUT: Final = "unpause it by the switch of the DAG in the web UI; the command `wavelift` does it by itself"

@@ -12,8 +12,21 @@ from typing import Final, Literal
 
 Identity = Literal["connector", "caller"]
 """``connector``: the worker near vCenter. ``caller``: the control plane, and the worker near AWS that reads back."""
-Resource = Literal["bucket", "objects", "key", "any", "snapshots", "our-snapshots", "our-imports", "our-instances"]
-"""``our-…``: what has the tag of a wavelift run."""
+Resource = Literal[
+    "bucket",
+    "objects",
+    "export-bucket",
+    "export-objects",
+    "key",
+    "any",
+    "snapshots",
+    "our-snapshots",
+    "our-imports",
+    "our-exports",
+    "our-images",
+    "our-instances",
+]
+"""``export-…``: the exports bucket of an environment. ``our-…``: what has the tag of a wavelift run."""
 Where = Literal["vm", "datastore", "root"]
 
 AwsFeature = Literal["migrate", "replicate", "test", "cutover", "network", "backup", "export", "export-setup"]
@@ -26,10 +39,15 @@ CUTOVER: Final[tuple[AwsFeature, ...]] = ("cutover",)
 LAUNCHING: Final[tuple[AwsFeature, ...]] = ("test", "cutover")
 """What launches instances of replicas, and checks them."""
 BACKUP: Final[tuple[AwsFeature, ...]] = ("backup",)
+EXPORT: Final[tuple[AwsFeature, ...]] = ("export",)
+EXPORT_SETUP: Final[tuple[AwsFeature, ...]] = ("export-setup",)
+"""Making the exports bucket, or granting on one."""
+OF_EXPORTS: Final[tuple[AwsFeature, ...]] = (*EXPORT, *EXPORT_SETUP)
+"""What needs the name of the exports bucket."""
 ALL_FLOWS: Final[tuple[AwsFeature, ...]] = ("migrate", "replicate")
 UNASKED: Final = ALL_FLOWS
 """What policies are made for when nobody names a feature: the flows that read disks."""
-OFFERED: Final[tuple[AwsFeature, ...]] = (*ALL_FLOWS, *TEST, *CUTOVER, *BACKUP)
+OFFERED: Final[tuple[AwsFeature, ...]] = (*ALL_FLOWS, *TEST, *CUTOVER, *BACKUP, *OF_EXPORTS)
 """What this version can be allowed. The table also has rows of later features."""
 CONNECTOR: Final[tuple[Identity, ...]] = ("connector",)
 CALLER: Final[tuple[Identity, ...]] = ("caller",)
@@ -286,6 +304,141 @@ AWS_CALLS: Final = (
         "ec2:create_launch_template_version", ("ec2:CreateLaunchTemplateVersion",), "any", CALLER, BACKUP, "backup"
     ),
     AwsCall("ec2:modify_launch_template", ("ec2:ModifyLaunchTemplate",), "any", CALLER, BACKUP, "backup"),
+    # Exports of instances: the facts of instance and bucket, which the check looks at.
+    AwsCall("sts:get_caller_identity", ("sts:GetCallerIdentity",), "any", CALLER, OF_EXPORTS, "check of an export"),
+    AwsCall("ec2:describe_instances", ("ec2:DescribeInstances",), "any", CALLER, EXPORT, "check of an export"),
+    AwsCall("ec2:describe_volumes", ("ec2:DescribeVolumes",), "any", CALLER, EXPORT, "check of an export"),
+    AwsCall("ec2:describe_images", ("ec2:DescribeImages",), "any", CALLER, EXPORT, "check of an export, own image"),
+    AwsCall("ec2:describe_snapshots", ("ec2:DescribeSnapshots",), "any", CALLER, EXPORT, "check, own snapshots"),
+    AwsCall("ec2:describe_instance_types", ("ec2:DescribeInstanceTypes",), "any", CALLER, EXPORT, "check of an export"),
+    AwsCall("s3:head_bucket", ("s3:ListBucket",), "export-bucket", CALLER, OF_EXPORTS, "check of the bucket"),
+    AwsCall(
+        "s3:get_bucket_location",
+        ("s3:GetBucketLocation",),
+        "export-bucket",
+        CALLER,
+        OF_EXPORTS,
+        "check of the bucket",
+    ),
+    AwsCall(
+        "s3:get_bucket_ownership_controls",
+        ("s3:GetBucketOwnershipControls",),
+        "export-bucket",
+        CALLER,
+        OF_EXPORTS,
+        "check of the bucket",
+    ),
+    AwsCall("s3:get_bucket_acl", ("s3:GetBucketAcl",), "export-bucket", CALLER, OF_EXPORTS, "check of the bucket"),
+    AwsCall(
+        "s3:get_bucket_encryption",
+        ("s3:GetEncryptionConfiguration",),
+        "export-bucket",
+        CALLER,
+        OF_EXPORTS,
+        "check of the bucket",
+    ),
+    AwsCall(
+        "s3:get_public_access_block",
+        ("s3:GetBucketPublicAccessBlock",),
+        "export-bucket",
+        CALLER,
+        OF_EXPORTS,
+        "check of the bucket",
+    ),
+    # Exports: the three methods. AWS's own tasks carry our tag, and so do snapshots and image: only those are ended.
+    AwsCall(
+        "ec2:create_instance_export_task",
+        ("ec2:CreateInstanceExportTask", "ec2:CreateTags"),
+        "any",
+        CALLER,
+        EXPORT,
+        "method instance",
+    ),
+    AwsCall("ec2:describe_export_tasks", ("ec2:DescribeExportTasks",), "any", CALLER, EXPORT, "following, places"),
+    AwsCall("ec2:cancel_export_task", ("ec2:CancelExportTask",), "our-exports", CALLER, EXPORT, "cancel"),
+    AwsCall("ec2:create_image", ("ec2:CreateImage", "ec2:CreateTags"), "any", CALLER, EXPORT, "method image"),
+    AwsCall("ec2:export_image", ("ec2:ExportImage", "ec2:CreateTags"), "any", CALLER, EXPORT, "method image"),
+    AwsCall(
+        "ec2:describe_export_image_tasks",
+        ("ec2:DescribeExportImageTasks",),
+        "any",
+        CALLER,
+        EXPORT,
+        "following, places",
+    ),
+    AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "our-images", CALLER, EXPORT, "own image"),
+    AwsCall("ec2:create_snapshots", ("ec2:CreateSnapshots", "ec2:CreateTags"), "any", CALLER, EXPORT, "method direct"),
+    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "our-snapshots", CALLER, EXPORT, "own snapshots"),
+    AwsCall("ebs:list_snapshot_blocks", ("ebs:ListSnapshotBlocks",), "any", CALLER, EXPORT, "method direct, verify"),
+    AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "any", CALLER, EXPORT, "method direct, verify"),
+    # Exports: the worker near AWS writes the OVA and its manifests, and opens what AWS wrote.
+    AwsCall(
+        "s3:create_multipart_upload",
+        ("s3:PutObject", "s3:PutObjectTagging"),
+        "export-objects",
+        CALLER,
+        EXPORT,
+        "method direct",
+    ),
+    AwsCall("s3:upload_part", ("s3:PutObject",), "export-objects", CALLER, EXPORT, "method direct"),
+    AwsCall("s3:complete_multipart_upload", ("s3:PutObject",), "export-objects", CALLER, EXPORT, "method direct"),
+    AwsCall(
+        "s3:abort_multipart_upload",
+        ("s3:AbortMultipartUpload",),
+        "export-objects",
+        CALLER,
+        EXPORT,
+        "method direct, cleanup",
+    ),
+    AwsCall("s3:list_parts", ("s3:ListMultipartUploadParts",), "export-objects", CALLER, EXPORT, "another try"),
+    AwsCall(
+        "s3:list_multipart_uploads",
+        ("s3:ListBucketMultipartUploads",),
+        "export-bucket",
+        CALLER,
+        EXPORT,
+        "cleanup",
+    ),
+    AwsCall("s3:put_object", ("s3:PutObject", "s3:PutObjectTagging"), "export-objects", CALLER, EXPORT, "manifests"),
+    AwsCall("s3:get_object", ("s3:GetObject",), "export-objects", CALLER, EXPORT, "verify"),
+    AwsCall("s3:get_object", ("s3:GetObjectVersion",), "export-objects", CALLER, EXPORT, "verify with versioning"),
+    AwsCall("s3:head_object", ("s3:GetObject",), "export-objects", CALLER, EXPORT, "verify"),
+    AwsCall("s3:list_objects_v2", ("s3:ListBucket",), "export-bucket", CALLER, EXPORT, "cleanup"),
+    AwsCall("s3:delete_objects", ("s3:DeleteObject",), "export-objects", CALLER, EXPORT, "cleanup"),
+    # The exports bucket. CreateBucket sets ownership and tags, each of which asks for a right of its own.
+    AwsCall(
+        "s3:create_bucket",
+        ("s3:CreateBucket", "s3:PutBucketOwnershipControls", "s3:TagResource"),
+        "export-bucket",
+        CALLER,
+        EXPORT_SETUP,
+        "making the bucket",
+    ),
+    AwsCall(
+        "s3:get_bucket_tagging",
+        ("s3:GetBucketTagging",),
+        "export-bucket",
+        CALLER,
+        EXPORT_SETUP,
+        "is the bucket ours",
+    ),
+    AwsCall("s3:put_bucket_acl", ("s3:PutBucketAcl",), "export-bucket", CALLER, EXPORT_SETUP, "grants"),
+    AwsCall(
+        "s3:put_bucket_encryption",
+        ("s3:PutEncryptionConfiguration",),
+        "export-bucket",
+        CALLER,
+        EXPORT_SETUP,
+        "making the bucket",
+    ),
+    AwsCall(
+        "s3:put_public_access_block",
+        ("s3:PutBucketPublicAccessBlock",),
+        "export-bucket",
+        CALLER,
+        EXPORT_SETUP,
+        "making the bucket",
+    ),
 )
 
 
@@ -314,7 +467,7 @@ KEY_USES: Final = (
     KeyUse(("kms:GenerateDataKey",), CONNECTOR, ALL_FLOWS, "writing staged objects"),
     KeyUse(_EBS_KEY, CONNECTOR, REPLICATION, "encrypted EBS snapshots"),
     # Also to start an instance again, and to make an image of one.
-    KeyUse(_EBS_KEY, CALLER, (*ALL_FLOWS, *LAUNCHING, *BACKUP), "encrypted images and instances"),
+    KeyUse(_EBS_KEY, CALLER, (*ALL_FLOWS, *LAUNCHING, *BACKUP, *EXPORT), "encrypted images, instances and snapshots"),
 )
 
 Feature = Literal["migrate", "sms", "replicate", "cutover", "hcx"]

@@ -1,7 +1,8 @@
 """Names of a connector's DAGs. The right to read or trigger these DAGs is the right to read or change the connector.
 
-A wave ``a`` has the DAGs ``a.migrate``, ``a.replicate`` …, and a connector ``b`` has ``server_catalog.b`` and
-``connector_health.b``. No DAG id may be claimed by both, so some names are refused where they are given.
+A wave ``a`` has the DAGs ``a.migrate``, ``a.replicate`` …, a connector ``b`` has ``server_catalog.b`` and
+``connector_health.b``, and an environment ``c`` may have ``instance_export.c``. No DAG id may be claimed by two of
+them, so some names are refused where they are given.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, WithJsonSchema
 
+from wavelift.rules.flow import EXPORT_DAG
 from wavelift.rules.problem import quoted
 
 CATALOG_DAG: Final = "server_catalog"
@@ -19,6 +21,8 @@ WATCH_DAG: Final = "cutover_watch"
 UPKEEP_DAG: Final = "cutover_upkeep"
 """Of all connectors."""
 CONNECTOR_DAGS: Final = (CATALOG_DAG, HEALTH_DAG, WATCH_DAG)
+NO_WAVES: Final = (*CONNECTOR_DAGS, EXPORT_DAG)
+"""Names that no wave and no network has: the DAGs ``instance_export.<environment>`` belong to environments."""
 DEFAULT_CONNECTOR: Final = "default"
 """Value of ``source.connector`` if a wave does not set it: Airflow's default queue."""
 WAVE_ENDINGS: Final = ("migrate", "replicate", "cutover", "test", "revert", "finalize", "live", "network_cutover")
@@ -53,10 +57,14 @@ def _connector(name: str) -> str:
 
 
 def free_for_a_wave(name: str) -> str:
-    """:raises ValueError: if the connectors' DAGs have this name."""
+    """:raises ValueError: if the DAGs of connectors or environments have this name."""
     if name in CONNECTOR_DAGS:
         raise ValueError(
             f"'{name}' is reserved: the DAGs '{name}.<connector>' belong to connectors; choose another name"
+        )
+    if name in NO_WAVES:
+        raise ValueError(
+            f"'{name}' is reserved: the DAGs '{name}.<environment>' belong to environments; choose another name"
         )
     return name
 

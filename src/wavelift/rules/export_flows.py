@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from wavelift.rules.flow import Flow, Mode, Plane, SlotKind, Step
+from wavelift.rules.flow import EXPORT_DAG, Flow, Mode, Plane, SlotKind, Step
 
-EXPORT_DAGS: Final = "instance_export."
+EXPORT_DAGS: Final = f"{EXPORT_DAG}."
 """What the ids of its DAGs begin with; the environment's name follows. No wave and no network has such a name."""
 
 EXPORT: Final = Flow(

@@ -11,6 +11,11 @@ SERVER_GROUP: Final = "server"
 """The task group that is mapped over the servers of a run."""
 SERVER_PREFIX: Final = f"{SERVER_GROUP}."
 """Of the ids of its tasks."""
+EXPORT_DAG: Final = "instance_export"
+"""The first part of the ids of the DAGs that export instances. No wave and no network has this name."""
+LEADS: Final = (f"{EXPORT_DAG}.",)
+"""Every lead of a flow. What begins with one belongs to that flow, whatever it ends with: the DAG of an environment
+that is called ``migrate``, too."""
 
 
 class Plane(StrEnum):
@@ -129,6 +134,8 @@ class Flow:
     def wave_of(self, dag_id: str) -> str:
         """The wave of a DAG of this flow, or its other subject; empty for any other DAG."""
         if not dag_id.startswith(self.lead) or not dag_id.endswith(self.suffix):
+            return ""
+        if not self.lead and dag_id.startswith(LEADS):
             return ""
         return dag_id.removeprefix(self.lead).removesuffix(self.suffix)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from wavelift.base.names import TAG_RUN
@@ -32,7 +32,7 @@ EXTERNAL_ID: Final = "vmimport"
 
 Document = dict[str, Any]
 
-TAGGED: Final[tuple[Resource, ...]] = ("our-snapshots", "our-imports", "our-instances")
+TAGGED: Final[tuple[Resource, ...]] = ("our-snapshots", "our-imports", "our-exports", "our-images", "our-instances")
 """What may only be changed if it has our tag."""
 
 ROLE_BUCKET: Final = ("s3:GetBucketLocation", "s3:ListBucket")
@@ -47,21 +47,31 @@ ROLE_KEY: Final = (
     "kms:ReEncrypt*",
 )
 """All four: VM Import/Export User Guide, "Required permissions", Dec 2022."""
+ROLE_EXPORT_BUCKET: Final = (*ROLE_BUCKET, "s3:GetBucketAcl")
+ROLE_EXPORT_OBJECTS: Final = (*ROLE_OBJECTS, "s3:PutObject")
+"""Of ExportImage, the same page: the bucket's ACL and new objects, and again what an import needs of its bucket."""
+HANDS_ROLE_ON: Final = frozenset({"ec2:ImportImage", "ec2:ExportImage"})
+"""Who makes these calls passes the service role to VM Import/Export."""
 
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """The bucket, prefix and key that the policies refer to."""
+    """The buckets, prefix and key that the policies refer to."""
 
     bucket: str
     prefix: str = ""
     kms_key_arn: str = ""
     """ARN of the key for converted volumes or staged objects; empty: no statement about keys."""
     partition: str = "aws"
+    exports: str = ""
+    """Name of the exports bucket; empty: no statement about it."""
+
+    def _bucket_arn(self, name: str) -> str:
+        return f"arn:{self.partition}:s3:::{name}" if name else ""
 
     @property
     def bucket_arn(self) -> str:
-        return f"arn:{self.partition}:s3:::{self.bucket}"
+        return self._bucket_arn(self.bucket)
 
     @property
     def objects_arn(self) -> str:
@@ -74,11 +84,15 @@ class Staging:
         return {
             "bucket": self.bucket_arn,
             "objects": self.objects_arn,
+            "export-bucket": self._bucket_arn(self.exports),
+            "export-objects": f"{self._bucket_arn(self.exports)}/*" if self.exports else "",
             "key": self.kms_key_arn,
             "any": "*",
             "snapshots": snapshots,
             "our-snapshots": snapshots,
             "our-imports": f"arn:{self.partition}:ec2:*:*:import-image-task/*",
+            "our-exports": f"arn:{self.partition}:ec2:*:*:export-*-task/*",
+            "our-images": f"arn:{self.partition}:ec2:*::image/*",
             "our-instances": f"arn:{self.partition}:ec2:*:*:instance/*",
         }[kind]
 
@@ -100,13 +114,26 @@ def trust_policy(account: str = "") -> Document:
     )
 
 
-def role_policy(staging: Staging) -> Document:
-    """The permissions that the service role needs for imports from the staging bucket (AMP-06)."""
+def role_policy(staging: Staging, *, exports: str = "") -> Document:
+    """The permissions that the service role needs for imports from the staging bucket (AMP-06).
+
+    :param exports: name of the exports bucket, for ExportImage; empty: that of ``staging``, if it has one.
+    """
+    if exports:
+        staging = replace(staging, exports=exports)
     return _document(
         _allow("ReadStaging", ROLE_BUCKET, staging.bucket_arn),
         _allow("ReadDisks", ROLE_OBJECTS, staging.objects_arn),
         _allow("MakeImages", ROLE_EC2, "*"),
         *([_allow("UseKey", ROLE_KEY, staging.kms_key_arn)] if staging.kms_key_arn else []),
+        *(
+            [
+                _allow("LookAtExports", ROLE_EXPORT_BUCKET, staging.resource("export-bucket")),
+                _allow("WriteExports", ROLE_EXPORT_OBJECTS, staging.resource("export-objects")),
+            ]
+            if staging.exports
+            else []
+        ),
     )
 
 
@@ -127,22 +154,26 @@ def identity_policy(
     kinds: tuple[tuple[Resource, str], ...] = (
         ("bucket", "Staging"),
         ("objects", "StagingObjects"),
+        ("export-bucket", "Exports"),
+        ("export-objects", "ExportObjects"),
         ("any", "Account"),
         ("snapshots", "Snapshots"),
         ("our-snapshots", "OurSnapshots"),
         ("our-imports", "OurImports"),
+        ("our-exports", "OurExports"),
+        ("our-images", "OurImages"),
         ("our-instances", "OurInstances"),
     )
     statements = []
     for kind, name in kinds:
-        if actions := actions_of(identity, kind, features):
-            statements.append(_allow(name, actions, staging.resource(kind)))
+        if (actions := actions_of(identity, kind, features)) and (resource := staging.resource(kind)):
+            statements.append(_allow(name, actions, resource))
             if kind in TAGGED:
                 # Who writes snapshots may change only those that wavelift made, and no other backups. So of imports.
                 statements[-1]["Condition"] = {"StringLike": {f"aws:ResourceTag/{TAG_RUN}": "*"}}
     if staging.kms_key_arn and (uses := key_actions_of(identity, features)):
         statements.append(_allow("Key", uses, staging.kms_key_arn))
-    if identity == "caller" and role_arn and "ec2:ImportImage" in actions_of(identity, "any", features):
+    if identity == "caller" and role_arn and not HANDS_ROLE_ON.isdisjoint(actions_of(identity, "any", features)):
         statements.append(_allow("HandRoleOn", ("iam:PassRole",), role_arn))
     if identity == "caller" and profile_roles and not set(features).isdisjoint(LAUNCHING):
         statements.append(_allow("HandProfilesOn", ("iam:PassRole",), list(profile_roles)))

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from wavelift.base.errors import SpecError
 from wavelift.base.printable import printable_lines
 from wavelift.base.private import private_folder
-from wavelift.rules.connectors import CONNECTOR_DAGS
+from wavelift.rules.connectors import NO_WAVES
 from wavelift.rules.fields import NAME_MAX, NAME_PATTERN
 from wavelift.rules.live_plans import ResolvedLive
 from wavelift.rules.network_plans import NetworkShape, ResolvedNetwork
@@ -268,7 +268,7 @@ def _not_allowed(what: str, name: str, issues: Iterable[Issue]) -> SpecError:
 
 
 def _is_name(name: str) -> bool:
-    return len(name) <= NAME_MAX and _NAME.fullmatch(name) is not None and name not in CONNECTOR_DAGS
+    return len(name) <= NAME_MAX and _NAME.fullmatch(name) is not None and name not in NO_WAVES
 
 
 def _names(folder: Path, only: str | None) -> list[str]:

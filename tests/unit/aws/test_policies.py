@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from wavelift.adapters.aws.policies import identity_needs, missing_actions, missing_needs, role_needs, trust_problem
+from wavelift.rules.calls import OFFERED
 from wavelift.rules.policies import Staging, identity_policy, role_policy, trust_policy
 
 pytestmark = pytest.mark.unit
@@ -34,7 +35,8 @@ def test_what_is_needed_is_single_actions_on_single_things() -> None:
 
 @pytest.mark.parametrize("identity", ["connector", "caller"])
 def test_sms_13_the_printed_policy_is_enough_for_its_identity(identity: Any) -> None:
-    policy = identity_policy(identity, Staging("staging", "p", KEY), role_arn="arn:aws:iam::1:role/vmimport")
+    staging = Staging("staging", "p", KEY, exports="export-to-s3-a-eu-west-1")
+    policy = identity_policy(identity, staging, role_arn="arn:aws:iam::1:role/vmimport", features=OFFERED)
     needs = identity_needs(policy, region="eu-west-1", account="111122223333")
     assert missing_needs([policy], needs) == ()
     assert missing_needs([], needs) == tuple(dict.fromkeys(needs))
@@ -53,6 +55,10 @@ def test_amp_06_each_missing_action_is_named() -> None:
     for action in ("s3:GetBucketLocation", "s3:GetObject", "ec2:CopySnapshot"):
         deny = {"Statement": {"Effect": "Deny", "Action": action, "Resource": "*"}}
         assert missing_actions([role_policy(Staging("staging")), deny], role_needs("staging")) == (action,)
+    for action in ("s3:GetBucketAcl", "s3:PutObject"):
+        policy, needs = role_policy(Staging("staging")), role_needs("staging", exports="export-to-s3-a-eu-west-1")
+        assert action in missing_actions([policy], needs)
+        assert missing_actions([role_policy(Staging("staging"), exports="export-to-s3-a-eu-west-1")], needs) == ()
     assert missing_actions([], role_needs("b")) == tuple(action for action, _ in role_needs("b"))
 
 

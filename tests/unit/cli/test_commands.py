@@ -91,6 +91,22 @@ def test_sms_13_iam_show_prints_only_what_a_feature_needs() -> None:
         assert done.stderr == f"--feature is '{wrong}'; allowed are {', '.join(OFFERED)}\n"
 
 
+def test_amp_10_iam_show_of_exports_names_their_bucket() -> None:
+    def resources(*options: str) -> set[str]:
+        shown = json.loads(call("iam", "show", *options).stdout)
+        return {one["Resource"] for one in shown["Statement"] if ":s3:::" in one["Resource"]}
+
+    bucket = "export-to-s3-acme-eu-central-1"
+    own = {f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"}
+    assert resources("caller", "--feature", "export", "--exports", bucket) == own
+    assert resources("caller", "--feature", "export-setup", "--exports", bucket) == {f"arn:aws:s3:::{bucket}"}
+    assert resources("vmimport", "--exports", bucket) > own
+    assert "arn:aws:s3:::YOUR-EXPORTS-BUCKET" in resources("caller", "--feature", "export")
+    assert not [one for one in resources("vmimport") | resources("caller") if "EXPORTS" in one]
+    refused = call("iam", "show", "caller", "--feature", "export", "--exports", "Not_A_Bucket")
+    assert (refused.exit_code, refused.stderr) == (1, "--exports is 'Not_A_Bucket', which is no name of a bucket\n")
+
+
 def test_sms_13_the_caller_may_hand_on_one_role_only() -> None:
     shown = json.loads(call("iam", "show", "caller", "--account", "111122223333").stdout)
     [statement] = [one for one in shown["Statement"] if one["Action"] == ["iam:PassRole"]]

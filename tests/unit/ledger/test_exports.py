@@ -54,7 +54,7 @@ def test_a_new_export_is_queued_and_found_by_its_run_and_instance(ledger: Ledger
 
 def test_the_database_refuses_a_second_open_export_of_an_instance(ledger: Ledger) -> None:
     known = _insert(ledger, "one")
-    with pytest.raises(WaveliftError, match="UNIQUE|uq_instance_export_open"):
+    with pytest.raises(WaveliftError, match=r"UNIQUE|uq_instance_export_open"):
         _insert(ledger, "two")
     _insert(ledger, "other", instance="i-0123456789abcdef1")
     for state in (ExportState.CHECKING, ExportState.ACTIVE, ExportState.FAILED):

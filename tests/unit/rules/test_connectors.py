@@ -54,6 +54,13 @@ def test_a_wave_can_t_have_the_dags_of_a_connector(wave: Any, name: str) -> None
         wave(wave=name)
 
 
+def test_a_wave_can_t_have_the_dags_of_an_environment_s_exports(wave: Any) -> None:
+    """Its DAG ``instance_export.migrate`` would be that of an environment ``migrate``."""
+    words = r"'instance_export' is reserved: the DAGs 'instance_export\.<environment>' belong to environments"
+    with pytest.raises(ValidationError, match=words):
+        wave(wave="instance_export")
+
+
 def test_ids_and_connectors_match() -> None:
     for kind in CONNECTOR_DAGS:
         for connector in ("default", "dc1", "migrate.dc1"):

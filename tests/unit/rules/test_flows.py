@@ -14,6 +14,7 @@ from wavelift.rules.flows import (
     CONTINUE_FROM,
     CUTOVER,
     EVERY_FLOW,
+    EXPORT,
     FLOWS,
     LIVE,
     MIGRATE,
@@ -27,13 +28,14 @@ from wavelift.rules.flows import (
     described,
     flow_of,
     server_step,
+    tasks_holding,
 )
 
 pytestmark = pytest.mark.unit
 ROOT: Final = Path(__file__).parents[3]
-HOMES: Final = [ROOT / "src" / "wavelift" / "rules" / name for name in ("flows.py", "hcx_flows.py")]
+HOMES: Final = [ROOT / "src" / "wavelift" / "rules" / name for name in ("flows.py", "hcx_flows.py", "export_flows.py")]
 STEPS: Final = {step.name for flow in FLOWS for step in flow.steps}
-PREFIXES: Final = {flow.prefix for flow in FLOWS}
+PREFIXES: Final = {flow.prefix for flow in (*FLOWS, EXPORT)}
 SUFFIX: Final = re.compile(rf"({'|'.join(re.escape(flow.suffix) for flow in FLOWS)})\b")
 TASK: Final = re.compile(
     rf"\bserver\.({'|'.join(step.name for flow in FLOWS for step in flow.steps if step.per_server)})\b"
@@ -41,6 +43,7 @@ TASK: Final = re.compile(
 MODULES: Final = ("connector.cutover", "connector.live")
 """Modules that are called as a DAG's suffix."""
 OF_HCX: Final = {SlotKind.HCX_MANAGER, SlotKind.HCX_MESH, SlotKind.HCX_SERIAL}
+OF_EC2: Final = set(SlotKind) - OF_HCX - {SlotKind.EXPORT}
 HELD: Final[dict[Flow, set[SlotKind]]] = {TEST: set(), LIVE: OF_HCX, NETWORK: set()}
 """Slots of the flows that move no disks themselves. A run of LIVE wins those of all its servers at once."""
 MOST_STEPS: Final = 2
@@ -87,7 +90,7 @@ def test_nobody_else_spells_a_suffix_a_task_id_or_a_list_of_steps() -> None:
         for line, text in texts(tree):
             if text in MODULES:
                 continue
-            if SUFFIX.search(text) or TASK.search(text) or text == "server." or text in PREFIXES:
+            if SUFFIX.search(text) or TASK.search(text) or text == "server." or text in PREFIXES | {EXPORT.lead}:
                 wrong.append(f"{where}:{line}: {text!r}")
         for node in ast.walk(tree):
             if len(named := named_steps(node)) > MOST_STEPS:
@@ -127,7 +130,7 @@ def test_a_flow_holds_together(flow: Flow) -> None:
         earlier = set(names[:place])
         assert earlier.issuperset(step.after), f"{step.name} follows a step that comes later"
         assert step.per_server != (flow is LIVE) or not step.holds
-    assert {kind for step in flow.steps for kind in step.holds} == HELD.get(flow, set(SlotKind) - OF_HCX)
+    assert {kind for step in flow.steps for kind in step.holds} == HELD.get(flow, OF_EC2)
     assert all(mode.first in names for mode in flow.modes)
     assert flow.first_step("no such mode") == flow.modes[0].first
     assert flow.steps[-2 if flow is CUTOVER else -1].name == "report"
@@ -143,6 +146,40 @@ def test_dag_ids_lead_to_the_flow_and_the_wave(flow: Flow) -> None:
     assert flow.wave_of("server_catalog.hall-a") == ""
     with pytest.raises(KeyError):
         flow_of("server_catalog")
+
+
+@pytest.mark.parametrize("environment", ["prod", "migrate", "network_cutover", "live", "instance_export"])
+def test_the_dag_of_an_environment_s_exports_is_no_wave_s_and_no_network_s(environment: str) -> None:
+    dag_id = EXPORT.dag_id(environment)
+    assert dag_id == f"instance_export.{environment}"
+    assert [flow.wave_of(dag_id) for flow in EVERY_FLOW if flow.wave_of(dag_id)] == [environment]
+    assert EXPORT.wave_of(dag_id) == environment
+    with pytest.raises(KeyError):
+        flow_of(dag_id)
+
+
+def test_an_export_s_flow_has_no_other_dag() -> None:
+    for dag_id in ("erp.migrate", "instance_export", "instance_exports.prod", "net.network_cutover"):
+        assert EXPORT.wave_of(dag_id) == ""
+
+
+def test_an_export_holds_its_slot_from_reserve_until_all_is_removed() -> None:
+    names = [step.name for step in EXPORT.steps]
+    assert len(set(names)) == len(names)
+    holding = [step.name for step in EXPORT.steps if step.holds]
+    assert holding == names[names.index("reserve") : names.index("release")]
+    assert all(step.holds == (SlotKind.EXPORT,) for step in EXPORT.steps if step.holds)
+    assert tasks_holding(SlotKind.EXPORT) == set(holding)
+    for place, step in enumerate(EXPORT.steps):
+        assert set(names[:place]).issuperset(step.after), f"{step.name} follows a step that comes later"
+        assert not step.per_server
+    assert all(mode.first in names for mode in EXPORT.modes)
+    assert [EXPORT.step(name).teardown for name in ("remove", "release", "report")] == [True] * 3
+
+
+def test_only_what_waits_on_the_control_plane_says_what_for() -> None:
+    assert {step.name for step in EXPORT.steps if step.waits} == {"reserve", "begin"}
+    assert {step.name for step in EXPORT.steps if step.plane is Plane.ENVIRONMENT} == {"read", "verify"}
 
 
 def test_task_ids_lead_to_the_step() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from wavelift.rules.calls import (
     BACKUP,
     FREE,
     LAUNCHING,
+    OF_EXPORTS,
     OFFERED,
     UNASKED,
     VSPHERE_CALLS,
@@ -46,6 +48,8 @@ IAM_NAMES = {"elbv2": "elasticloadbalancing"}
 """Services whose actions begin with another name than botocore's."""
 IDENTITIES: tuple[Identity, ...] = ("connector", "caller")
 STAGING = Staging("disks", "waves/", "arn:aws:kms:eu-central-1:111122223333:key/k")
+EXPORTS = "export-to-s3-a-name-as-long-as-names-may-be-eu-central-1"
+WITH_EXPORTS = replace(STAGING, exports=EXPORTS)
 
 
 def operations() -> dict[str, str]:
@@ -144,7 +148,8 @@ def test_what_ends_instances_ends_only_ours() -> None:
 
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_all_features_fit_into_one_managed_policy(identity: Identity) -> None:
-    document = identity_policy(identity, STAGING, role_arn="arn:aws:iam::111122223333:role/vmimport", features=OFFERED)
+    role = "arn:aws:iam::111122223333:role/vmimport"
+    document = identity_policy(identity, WITH_EXPORTS, role_arn=role, features=OFFERED)
     assert len(printable(document).replace(" ", "").replace("\n", "")) < 6144
 
 
@@ -188,6 +193,47 @@ def test_only_the_connector_puts_objects_and_nobody_deletes_versions() -> None:
     )
     for identity in IDENTITIES:
         assert "s3:DeleteObjectVersion" not in printable(identity_policy(identity, STAGING))
+
+
+def _statements(*features: AwsFeature, staging: Staging = WITH_EXPORTS) -> dict[str, dict[str, Any]]:
+    role = "arn:aws:iam::111122223333:role/vmimport"
+    document = identity_policy("caller", staging, role_arn=role, features=features)
+    return {one["Sid"].removeprefix("Wavelift"): one for one in document["Statement"]}
+
+
+def test_amp_10_who_exports_ends_and_deletes_only_what_is_ours() -> None:
+    found = _statements("export")
+    ours = {name: one for name, one in found.items() if "Condition" in one}
+    assert {name: one["Action"] for name, one in ours.items()} == {
+        "OurSnapshots": ["ec2:DeleteSnapshot"],
+        "OurExports": ["ec2:CancelExportTask"],
+        "OurImages": ["ec2:DeregisterImage"],
+    }
+    assert {str(one["Condition"]) for one in ours.values()} == {
+        str({"StringLike": {"aws:ResourceTag/wavelift:run": "*"}})
+    }
+    assert found["OurExports"]["Resource"] == "arn:aws:ec2:*:*:export-*-task/*", "tasks of instances and of images"
+    ending = ("Delete", "Deregister", "Cancel", "Terminate", "Stop", "Modify")
+    assert not [action for action in found["Account"]["Action"] if action.split(":")[1].startswith(ending)]
+    assert found["HandRoleOn"]["Resource"] == "arn:aws:iam::111122223333:role/vmimport"
+
+
+def test_amp_10_only_the_exports_bucket_is_written_and_only_its_setup_changes_it() -> None:
+    exporting, setting_up = _statements("export"), _statements("export-setup")
+    assert exporting["Exports"]["Resource"] == f"arn:aws:s3:::{EXPORTS}"
+    assert exporting["ExportObjects"]["Resource"] == f"arn:aws:s3:::{EXPORTS}/*"
+    assert not {"Staging", "StagingObjects"} & {*exporting, *setting_up}
+    changing = ("s3:Put", "s3:Create", "s3:Tag", "s3:Delete")
+    assert not [action for action in exporting["Exports"]["Action"] if action.startswith(changing)]
+    assert {action for action in setting_up["Exports"]["Action"] if action.startswith(changing)} == {
+        *("s3:CreateBucket", "s3:PutBucketOwnershipControls", "s3:TagResource"),
+        *("s3:PutBucketAcl", "s3:PutBucketPublicAccessBlock", "s3:PutEncryptionConfiguration"),
+    }
+    assert "ExportObjects" not in setting_up
+    assert not [one for one in OFFERED if one not in OF_EXPORTS and "Exports" in _statements(one)]
+    assert not {"Exports", "ExportObjects"} & set(_statements("export", staging=STAGING)), "no bucket, no statement"
+    for feature in OF_EXPORTS:
+        assert identity_policy("connector", WITH_EXPORTS, features=[feature])["Statement"] == []
 
 
 def test_the_policy_of_the_bucket_only_denies_and_only_below_the_prefix() -> None:
@@ -246,6 +292,17 @@ def test_amp_06_role_policy_is_the_documents() -> None:
     }
     assert statements["WaveliftUseKey"]["Resource"] == STAGING.kms_key_arn
     assert len(role_policy(Staging("disks"))["Statement"]) == 3
+
+
+def test_amp_10_the_role_may_also_write_exports() -> None:
+    """As the second statement of AWS's own policy (VM Import/Export user guide, "Required service role")."""
+    before, after = role_policy(STAGING), role_policy(STAGING, exports=EXPORTS)
+    assert after == role_policy(WITH_EXPORTS)
+    more = [one for one in after["Statement"] if one not in before["Statement"]]
+    assert {one["Resource"]: one["Action"] for one in more} == {
+        f"arn:aws:s3:::{EXPORTS}": ["s3:GetBucketLocation", "s3:ListBucket", "s3:GetBucketAcl"],
+        f"arn:aws:s3:::{EXPORTS}/*": ["s3:GetObject", "s3:PutObject"],
+    }
 
 
 @pytest.mark.parametrize("identity", ["connector", "caller"])

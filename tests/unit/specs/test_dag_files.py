@@ -65,8 +65,8 @@ def test_folders_that_are_not_configured_are_told_by_the_file_without_dags(
 
 
 def test_a_task_of_a_connector_builds_no_wave(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``server_catalog`` is no wave, whatever the last part of the DAG's id is."""
-    for dag in ("server_catalog.migrate", "connector_health.replicate"):
+    """``server_catalog`` and ``instance_export`` are no waves, whatever the last part of the DAG's id is."""
+    for dag in ("server_catalog.migrate", "connector_health.replicate", "instance_export.migrate"):
         monkeypatch.setattr(dag_factory, "get_parsing_context", lambda dag=dag: SimpleNamespace(dag_id=dag))
         assert registered() == []
     monkeypatch.setattr(dag_factory, "get_parsing_context", lambda: SimpleNamespace(dag_id="erp.migrate"))

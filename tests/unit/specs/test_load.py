@@ -149,6 +149,7 @@ def test_verify_off_is_off_and_not_false(folders: Any, wave_text: str) -> None:
         ("source: {connection: vc1, connector: dc-west}\n", "", ":1: source: is missing: Where the servers are"),
         ("{connection: vc1, connector: dc-west}", "{connector: a}", ":3: source.connection: is missing: Airflow conn"),
         ("tier: db", "aws:tier: db", "is reserved"),
+        ("wave: erp", "wave: instance_export", "erp.yaml:1: wave: 'instance_export' is reserved"),
         (
             "wave: erp",
             "wave: ERP",

@@ -108,6 +108,7 @@ def test_a_person_disconnects_by_default() -> None:
             "17: on_failure: 'undo' is not a valid value; allowed: revert,",
         ),
         (("network: web", "network: cutover_watch"), "1: network: 'cutover_watch' is reserved"),
+        (("network: web", "network: instance_export"), "1: network: 'instance_export' is reserved"),
         (("network: web", "network: dmz"), "1: network: 'dmz' must equal the file's name: write 'network: web'"),
     ],
 )

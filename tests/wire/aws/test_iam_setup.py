@@ -284,6 +284,21 @@ def test_sms_13_check_of_somebody_who_is_not_there_is_an_error(admin: Administra
     assert "there is no role nobody in this account. Check the name and the profile" in refused.stderr
 
 
+def test_amp_10_apply_and_check_give_role_and_caller_what_exports_need(admin: Administrator, user: str) -> None:
+    admin.apply("vmimport", "caller", "--attach-caller", f"user/{user}", "--yes")
+    exports = ("vmimport", "caller", "--feature", "migrate", "--feature", "export", "--exports", "export-to-s3-a-b")
+    lacking = admin.check(*exports)
+    assert lacking.exit_code == 1
+    for need in ("s3:PutObject on arn:aws:s3:::export-to-s3-a-b/", "s3:GetBucketAcl on arn:aws:s3:::export-to-s3-a-b"):
+        assert lacking.stdout.count(need) == 2, "of the role and of the caller"
+    region = f"{admin.aws.region}:{ACCOUNT}"
+    assert f"ec2:CancelExportTask on arn:aws:ec2:{region}:export-instance-task/0" in lacking.stdout
+    made = admin.apply(*exports, "--yes")
+    assert made.stdout.count("done: ") == 2, made.output
+    assert admin.check(*exports).exit_code == 0
+    assert admin.inline() == {f"wavelift-{admin.name}": role_policy(Staging(BUCKET), exports="export-to-s3-a-b")}
+
+
 # --- bad input and trouble ------------------------------------------------------------------------------------------
 
 
@@ -292,6 +307,8 @@ def test_sms_13_check_of_somebody_who_is_not_there_is_an_error(admin: Administra
     [
         (("root",), "identity is 'root'; allowed are vmimport, connector, caller"),
         (("--feature", "network"), "--feature is 'network'; allowed are migrate, replicate, test, cutover, backup"),
+        (("--feature", "export"), "--feature export and export-setup need the name of the exports bucket: --exports"),
+        (("--exports", "No_Bucket"), "--exports is 'No_Bucket', which is no name of a bucket"),
         (("--kms-key", "alias/x"), "--kms-key is 'alias/x'; a policy names a key by its ARN"),
         (("--attach-connector", "jo"), "--attach-connector is 'jo'. Give user/NAME or role/NAME"),
         (("--attach-connector", "group/jo"), "--attach-connector is 'group/jo'"),

@@ -228,11 +228,19 @@ class AccountChecks:
     # -- role -----------------------------------------------------------------------------------------------------
 
     def role(
-        self, name: str, *, bucket: str, prefix: str = "", kms_key_arn: str = "", staging_key_arn: str = ""
+        self,
+        name: str,
+        *,
+        bucket: str,
+        prefix: str = "",
+        kms_key_arn: str = "",
+        staging_key_arn: str = "",
+        exports: str = "",
     ) -> RoleFacts:
         """Trust and permissions of the service role for imports from ``bucket``.
 
         :param staging_key_arn: what the bucket encrypts with by default, where that is a customer's key.
+        :param exports: name of the exports bucket, where images are exported to.
         """
         try:
             found = self._read("iam", "the service role", lambda iam: iam.get_role(RoleName=name)["Role"])
@@ -242,7 +250,7 @@ class AccountChecks:
         except MissingPrivilegeError as error:
             return RoleFacts(name, unknown=str(error))
         partition = found["Arn"].split(":")[1]
-        needs = role_needs(bucket, prefix=prefix, kms_key_arn=kms_key_arn, partition=partition)
+        needs = role_needs(bucket, prefix=prefix, kms_key_arn=kms_key_arn, partition=partition, exports=exports)
         return RoleFacts(
             name,
             exists=True,

@@ -82,7 +82,11 @@ class IamCheck:
         principal = Principal("role", wanted.role)
         subject, policy = str(principal), wanted.name(ROLE)
         needs = role_needs(
-            staging.bucket, prefix=staging.prefix, kms_key_arn=staging.kms_key_arn, partition=staging.partition
+            staging.bucket,
+            prefix=staging.prefix,
+            kms_key_arn=staging.kms_key_arn,
+            partition=staging.partition,
+            exports=staging.exports,
         )
         try:
             found = self._reader.role(wanted.role)

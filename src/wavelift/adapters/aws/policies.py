@@ -23,9 +23,14 @@ Need = tuple[str, str]
 """Action and resource."""
 
 
-def role_needs(bucket: str, *, prefix: str = "", kms_key_arn: str = "", partition: str = "aws") -> list[Need]:
-    """(action, resource) pairs that the service role must be allowed."""
-    document = role_policy(Staging(bucket, prefix, kms_key_arn, partition))
+def role_needs(
+    bucket: str, *, prefix: str = "", kms_key_arn: str = "", partition: str = "aws", exports: str = ""
+) -> list[Need]:
+    """(action, resource) pairs that the service role must be allowed.
+
+    :param exports: name of the exports bucket; empty: exports of images are not asked about.
+    """
+    document = role_policy(Staging(bucket, prefix, kms_key_arn, partition), exports=exports)
     return [
         (_ONE_OF.get(action, action), _one_object(statement["Resource"]))
         for statement in document["Statement"]
@@ -38,7 +43,11 @@ def identity_needs(document: Document, *, region: str, account: str) -> list[Nee
 
     :param region: where it works. :param account: its number.
     """
-    named = {":ec2:*::": f":ec2:{region}::", ":ec2:*:*:": f":ec2:{region}:{account}:"}
+    named = {
+        ":ec2:*::": f":ec2:{region}::",
+        ":ec2:*:*:": f":ec2:{region}:{account}:",
+        "export-*-task": "export-instance-task",
+    }
     found = []
     for statement in _statements(document):
         resource = str(statement["Resource"])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from uuid import uuid4
 
+from wavelift.airflow.triggers.aws import AwsSlotTrigger, AwsWaitTrigger
 from wavelift.airflow.triggers.listeners import tell
-from wavelift.airflow.triggers.wait import AwsWaitTrigger
 from wavelift.airflow.triggers.watch import Fetch, SharedPoller
 
 IMPORTS: Final = "imports"
@@ -70,40 +69,13 @@ def finished_imports(imports: Any) -> Fetch:
     return fetch
 
 
-class ImportSlotTrigger(ImportsTrigger):
-    """Resumes its task when fewer than ``below`` imports are active in the account (invariant 8).
+class ImportSlotTrigger(ImportsTrigger, AwsSlotTrigger):
+    """Resumes its task when fewer than ``below`` imports are active in the account (invariant 8)."""
 
-    It also resumes the task after :data:`ASK_AGAIN_SECONDS`. The first query is one interval after the start, because
-    the task itself has just queried AWS.
-    """
+    places = "import places"
 
-    def __init__(self, *, below: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.below = below
+    async def counter(self) -> Any:
+        return await self.imports()
 
-    def fields(self) -> dict[str, Any]:
-        return {"below": self.below, **super().fields()}
-
-    async def wait(self) -> dict[str, Any]:
-        await asyncio.sleep(self.poll_seconds)
-        key = (*self.poller_key("import places"), self.below)
-
-        async def make() -> Fetch:
-            return free_places(await self.imports(), self.below)
-
-        poller = SharedPoller.made_by(key, make, self.poll_seconds)
-        try:
-            await asyncio.wait_for(poller.watch(uuid4().hex), ASK_AGAIN_SECONDS)
-        except TimeoutError:
-            return {"free": False}
-        return {"free": True}
-
-
-def free_places(imports: Any, below: int) -> Fetch:
-    """Resumes as many waiting tasks as there are free places, the first ones first."""
-
-    def fetch(waiters: Sequence[str]) -> Mapping[str, Any]:
-        # AWS decides which import gets a place. Resuming more tasks than there are places would be useless.
-        return dict.fromkeys(waiters[: max(0, below - imports.count_active())], True)
-
-    return fetch
+    def ask_again_seconds(self) -> float:
+        return ASK_AGAIN_SECONDS

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wavelift.airflow.triggers.wait import AwsWaitTrigger
+from wavelift.airflow.triggers.aws import AwsWaitTrigger
 from wavelift.airflow.triggers.watch import Fetch, SharedPoller
 
 

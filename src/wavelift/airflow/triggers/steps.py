@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from wavelift.airflow.triggers.wait import AwsWaitTrigger, WaitTrigger
+from wavelift.airflow.triggers.aws import AwsWaitTrigger
+from wavelift.airflow.triggers.wait import WaitTrigger
 from wavelift.airflow.triggers.watch import Fetch, SharedPoller
 
 LOOK_AGAIN_SECONDS: Final = 300.0

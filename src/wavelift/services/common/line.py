@@ -12,7 +12,7 @@ from wavelift.base.names import run_hash
 from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger, connectors, slots
 from wavelift.ledger.slots import Waiting
-from wavelift.rules.flows import SlotKind, flow_of
+from wavelift.rules.flows import EXPORT, SlotKind, flow_of
 from wavelift.rules.queue import Place, Priority, Taken, Waiter, Want, counts_for, lacking
 from wavelift.services.common.slots import Queued, held_back
 
@@ -117,6 +117,8 @@ def lines(ledger: Ledger) -> list[Line]:
 def moving(holder: str, run: DagRun) -> Moving:
     """What a run key is about."""
     server = holder.removeprefix(f"{run.dag_id}/{run.dag_run_id}/")
+    if EXPORT.wave_of(run.dag_id):  # of no wave: its DAG's id stands for one
+        return Moving(run, f"{EXPORT.prefix}{run_hash(holder)}", run.dag_id, server)
     try:
         flow = flow_of(run.dag_id)
     except KeyError:
@@ -153,6 +155,7 @@ def _named(place: Place) -> str:
     return {
         SlotKind.ACCOUNT: account,
         SlotKind.IMPORT: f"imports into {account} in {region}",
+        SlotKind.EXPORT: f"exports from {account} in {region}",
         SlotKind.DATASTORE: f"datastore {place.scope}",
         SlotKind.NFC_HOST: f"ESXi host {place.scope}",
         SlotKind.NFC_VCENTER: f"the NFC sessions of vCenter {place.scope}",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.cutover_preflight import CutoverPreflightOperator as CutoverPreflightOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
+    from wavelift.operators.connector.export_instance import ReadInstanceOperator as ReadInstanceOperator
+    from wavelift.operators.connector.export_instance import VerifyExportOperator as VerifyExportOperator
     from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator
     from wavelift.operators.connector.inventory import ConnectorCheckOperator as ConnectorCheckOperator
     from wavelift.operators.connector.live import LiveCancelOperator as LiveCancelOperator
@@ -145,6 +147,7 @@ OPERATORS: Final = {
         "DiskUploadOperator",
         "VmExportOperator",
     ),
+    "connector.export_instance": ("ReadInstanceOperator", "VerifyExportOperator"),
     "connector.inventory": (
         "CatalogInventoryOperator",
         "ConnectorCheckOperator",

@@ -12,7 +12,7 @@ from wavelift.operators.approval import ApproveOperator
 from wavelift.operators.control._plane import WaveRunOperator
 from wavelift.operators.control._waiting import WaitingOperator
 from wavelift.operators.control.cutover_plan import PAGE_KEY, WORDS_KEY, page_of
-from wavelift.operators.control.report import FAILED_STATES, ReportingOperator, task_states, words_left
+from wavelift.operators.control.report import ReportingOperator, first_failure, task_states
 from wavelift.rules.flows import NETWORK, REPORT
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ class NetworkReportOperator(ReportingOperator):
         if isinstance(job, str):
             remember_job(ledger, job, ctx)
         ended = reports.EndedRun(
-            words=self._failed(context, states),
+            words=first_failure(context, NETWORK, states),
             planned=self._planned(context),
             acted=self._acted(context, states),
             began=states.get("finish") not in _NOT_BEGUN,
@@ -305,14 +305,6 @@ class NetworkReportOperator(ReportingOperator):
         if made.alert:
             self._alert(ledger, made, context)
         return made
-
-    def _failed(self, context: Context, states: Mapping[str, str]) -> str:
-        """What the first task said that failed; or which task was stopped."""
-        for step in NETWORK.steps:
-            if states.get(step.name) in FAILED_STATES and states.get(step.name) != "upstream_failed":
-                words, _ = words_left(context["ti"], step.name)  # with what to do next
-                return f"{step.name}: {words or 'it was stopped'}"
-        return ""
 
     def _acted(self, context: Context, states: Mapping[str, str]) -> list[Acted]:
         """What acting tasks returned. A queue wrote it: another form than ours is nothing."""

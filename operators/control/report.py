@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import Ledger, Migration
     from wavelift.ledger.replication_records import ReplicationRun
+    from wavelift.rules.flows import Flow
     from wavelift.rules.plans import ServerPlan
     from wavelift.services.common.grants import RefusedLink
     from wavelift.services.common.report import TaskOutcome
@@ -79,6 +80,18 @@ def words_left(ti: Any, task: str, *, map_index: int = -1) -> tuple[str, str]:
         return "", ""
     what, step = (printable(left.get(key) or "") for key in ("what", "next_step"))
     return what, step
+
+
+def first_failure(context: Context, flow: Flow, states: Mapping[str, str]) -> str:
+    """What the first task of the run said that failed, with the task's name; or which was stopped. Empty: none failed.
+
+    Of a flow without mapped tasks.
+    """
+    for step in flow.steps:
+        if states.get(step.name) in FAILED_STATES and states.get(step.name) != "upstream_failed":
+            words, _ = words_left(context["ti"], step.name)  # with what to do next
+            return f"{step.name}: {words or 'it was stopped'}"
+    return ""
 
 
 def believed(found: Any, state: str | None) -> PreflightReport | None:

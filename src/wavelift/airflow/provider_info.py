@@ -179,6 +179,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "wavelift",
                 "python-modules": [
+                    "wavelift.airflow.triggers.exports",
                     "wavelift.airflow.triggers.hcx",
                     "wavelift.airflow.triggers.imports",
                     "wavelift.airflow.triggers.replication_runs",

@@ -10,8 +10,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from wavelift.base.names import run_hash
-from wavelift.base.run import DagRun
-from wavelift.ledger.database import Tx
+from wavelift.base.run import Clock, DagRun
+from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.export_records import InstanceExport
 from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.spine import Rows, Words, containing, matching, of_run
@@ -156,6 +156,23 @@ def insert(tx: Tx, *, at: datetime, by: str, run: DagRun, run_key: str, **column
     )
     _rows.tell(tx, made, str(made.state), at=at, by=by, details={"instance": made.instance_id})
     return made
+
+
+def record_progress(tx: Tx, id: str, *, phase: str, percent: int, clock: Clock) -> None:
+    """Store phase and percent of an open export. This writes no event, and leaves the version: whoever decides
+    something meanwhile is not disturbed."""
+    require_lock(tx)
+    table = instance_export.c
+    where = (table.id == id, table.state.in_(OPEN))
+    values = {"phase": phase, "percent": max(0, min(100, percent)), "updated_at": clock.now()}
+    tx.execute(instance_export.update().where(*where).values(**values))
+
+
+def completed_since(tx: Tx, since: datetime) -> tuple[InstanceExport, ...]:
+    """The exports that completed at this instant or later, oldest first."""
+    table = instance_export.c
+    where = (table.state == ExportState.COMPLETED, table.finished_at >= since)
+    return _rows.all(tx, *where, order=(table.finished_at, table.id))
 
 
 def note_time(

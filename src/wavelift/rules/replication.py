@@ -125,6 +125,8 @@ class Rule(StrEnum):
     """A cutover of the server is under way, or was not finalized: only its own runs are admitted."""
     LIVE = "live_migration"
     """A live migration of the server is under way, or HCX may still move it."""
+    EXPORT = "export"
+    """Another export of the instance is open."""
 
 
 @dataclass(frozen=True, slots=True)

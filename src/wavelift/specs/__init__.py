@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wavelift.specs.exports import UsableExports, exporting_environment, usable_exports
 from wavelift.specs.files import SUFFIX, spec_files
 from wavelift.specs.issues import Issue, format_errors, with_source
 from wavelift.specs.last_valid import (
@@ -46,11 +47,13 @@ __all__ = [
     "LoadedNetwork",
     "LoadedSpecs",
     "LoadedWave",
+    "UsableExports",
     "UsableNetwork",
     "UsableNetworks",
     "UsableWave",
     "UsableWaves",
     "check_file",
+    "exporting_environment",
     "format_errors",
     "is_environment",
     "load_environment",
@@ -67,6 +70,7 @@ __all__ = [
     "resolved_network",
     "resolved_wave",
     "spec_files",
+    "usable_exports",
     "usable_networks",
     "usable_waves",
     "with_source",

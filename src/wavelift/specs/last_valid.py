@@ -23,6 +23,7 @@ from wavelift.base.errors import SpecError
 from wavelift.base.printable import printable_lines
 from wavelift.base.private import private_folder
 from wavelift.rules.connectors import NO_WAVES
+from wavelift.rules.export_shape import ExportShape
 from wavelift.rules.fields import NAME_MAX, NAME_PATTERN
 from wavelift.rules.live_plans import ResolvedLive
 from wavelift.rules.network_plans import NetworkShape, ResolvedNetwork
@@ -38,12 +39,12 @@ FORMAT: Final = 2
 NETWORKS: Final = "networks"
 """Folder of the networks' shapes, in that of the waves'."""
 _NAME: Final = re.compile(NAME_PATTERN)
-S = TypeVar("S", WaveShape, NetworkShape)
+S = TypeVar("S", WaveShape, NetworkShape, ExportShape)
 _WORDS: Final[dict[type, str]] = {WaveShape: "wave", NetworkShape: "network"}
 
 
 class LastValid(Generic[S]):
-    """The kept shapes: one small JSON file for each wave or network.
+    """The kept shapes: one small JSON file for each wave, network, or environment with exports.
 
     :param kind: class of the shapes.
     """
@@ -88,6 +89,10 @@ class LastValid(Generic[S]):
             return None  # damaged, or written by another version of wavelift
         return shape if shape is not None and name_of(shape) == name else None
 
+    def forget(self, name: str) -> None:
+        """Its file is valid, and yields no DAG any more. :raises OSError: if the folder can't be written."""
+        self._path(name).unlink(missing_ok=True)
+
     @cached_property
     def _adapter(self) -> TypeAdapter[S]:
         return TypeAdapter(self.kind)
@@ -96,8 +101,10 @@ class LastValid(Generic[S]):
         return self.folder / f"{name}.json"
 
 
-def name_of(shape: WaveShape | NetworkShape) -> str:
+def name_of(shape: WaveShape | NetworkShape | ExportShape) -> str:
     """The name of the file that the shape is of."""
+    if isinstance(shape, ExportShape):
+        return shape.environment
     return shape.wave if isinstance(shape, WaveShape) else shape.network
 
 

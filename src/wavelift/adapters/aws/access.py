@@ -20,10 +20,18 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ProxyConnectionError,
+)
 from botocore.utils import get_environ_proxies
 
-from wavelift.adapters.aws.errors import EXPIRED_CODES, LOG_IN, from_library_error, passes
+from wavelift.adapters.aws.errors import EXPIRED_CODES, LOG_IN, THROTTLE_CODES, from_library_error, passes
 from wavelift.adapters.aws.models import share_models
 from wavelift.adapters.aws.ways import is_certificate_error, refused_login
 from wavelift.base.errors import LoginError, ProxyLoginError, SpecError, TlsError, UnreachableError, WaveliftError
@@ -42,6 +50,11 @@ a service that has answered it before is borne with for :attr:`AwsAccess.patienc
 a wrong name or a closed firewall, which no time cures."""
 WAITS_ELSEWHERE: Final = frozenset({"ConcurrentLimitExceededException"})
 """Throttling by name, a count limit in fact: whoever meets it waits without holding a worker."""
+ONCE: Final[dict[str, tuple[str, ...]]] = {"ec2": ("CreateInstanceExportTask", "CreateSnapshots")}
+"""Service → calls without a client token: sent again after an answer that got lost, they would do their work twice.
+Who makes such a call looks for its work by tag before the next try."""
+NEVER_SENT: Final = (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError)
+"""What botocore raises where no connection was made."""
 TRIES_TO_TELL: Final = 6
 """A control call that failed so often waits for an outage: that is told once."""
 EXPIRED_TRIES: Final = 2
@@ -182,6 +195,8 @@ class AwsAccess:
         name = client.meta.service_model.service_id.hyphenize()
         client.meta.events.register_first(f"needs-retry.{name}", _refuse_damaged)
         client.meta.events.register_first(f"needs-retry.{name}", _end_lasting)
+        for operation in ONCE.get(service, ()):
+            client.meta.events.register_first(f"needs-retry.{name}.{operation}", _end_unanswered)
         client.meta.events.register_first("needs-retry", self._retry_expired)
         if self._cancel is not None:
             client.meta.events.register_first("needs-retry", self._bear)
@@ -323,6 +338,24 @@ def _end_lasting(caught_exception: Exception | None = None, **_: object) -> None
     which can lock the account."""
     if caught_exception is not None and (is_certificate_error(caught_exception) or refused_login(caught_exception)):
         raise caught_exception
+
+
+def _end_unanswered(
+    response: tuple[Any, dict[str, Any]] | None,
+    operation: Any,
+    caught_exception: Exception | None = None,
+    **_: object,
+) -> None:
+    """End a call of :data:`ONCE` that AWS may have carried out: no answer, or a fault inside AWS. A refusal, and a
+    connection that was never made, are tried again as ever."""
+    if caught_exception is not None and not isinstance(caught_exception, NEVER_SENT):
+        raise caught_exception
+    if response is None:
+        return
+    http, parsed = response
+    code = str(parsed.get("Error", {}).get("Code", ""))
+    if http.status_code >= 500 and code not in THROTTLE_CODES:
+        raise ClientError(parsed, operation.name)
 
 
 def _is_damaged(http: Any, protocol: str) -> bool:

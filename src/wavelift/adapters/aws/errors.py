@@ -116,6 +116,7 @@ _MISSING_CODES: Final = frozenset(
         "InvalidArnException",
         "InvalidConversionTaskId",
         "InvalidConversionTaskId.Malformed",
+        "InvalidExportTaskID.Malformed",
         "NoSuchBucket",
         "NoSuchChange",
         "NoSuchEntity",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, Self
@@ -33,10 +34,13 @@ class StoredManifest:
     capacity: int
 
     @classmethod
-    def save(cls, s3: S3Staging, key: str, manifest: Manifest) -> Self:
-        """Store ``manifest`` under ``key``."""
+    def save(cls, s3: S3Staging, key: str, manifest: Manifest, *, metadata: Mapping[str, str] | None = None) -> Self:
+        """Store ``manifest`` under ``key``.
+
+        :param metadata: user metadata of the object.
+        """
         body = manifest.to_bytes()
-        s3.put_object(key, body)
+        s3.put_object(key, body, metadata=metadata)
         return cls(s3.bucket, key, hashlib.sha256(body).hexdigest(), manifest.capacity)
 
     @classmethod

@@ -9,7 +9,7 @@ bytes are the right ones again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from wavelift.adapters.aws.s3 import ObjectInfo, S3Staging
@@ -17,11 +17,28 @@ from wavelift.base.domain import ObjectVersion, StoredDisk
 from wavelift.base.errors import ProofError
 from wavelift.base.units import exact_bytes
 from wavelift.services.dataplane.staging import disk_label_of
+from wavelift.transfer.protocols import PartSink
 
 EXPORT_AGAIN: Final = (
     "Find out who may write to the staging bucket ('wavelift iam show bucket' prints its policy); then clear this "
     "server from its reserve task: it is exported again"
 )
+
+
+class AnnouncedSink:
+    """A part sink that says so before it makes the object: completing one of many parts takes S3 minutes, and a try
+    that is killed meanwhile must not send everything again."""
+
+    def __init__(self, sink: PartSink, announce: Callable[[], None]) -> None:
+        self._sink = sink
+        self._announce = announce
+
+    def put_part(self, number: int, data: memoryview, sha256: bytes) -> None:
+        self._sink.put_part(number, data, sha256)
+
+    def complete(self) -> None:
+        self._announce()
+        self._sink.complete()
 
 
 def stored_version(s3: S3Staging, key: str, *, size: int, checksum: str) -> ObjectVersion | None:

@@ -7,7 +7,7 @@ the disks that were about to be complete with the checksum that their objects th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from wavelift.base.names import run_hash
 from wavelift.base.run import Progress, RunContext
 from wavelift.services.dataplane.disk_crew import DiskCrew, FrozenServer, TransferOptions, TryRecord, lease_stream
 from wavelift.services.dataplane.manifests import StoredManifest
-from wavelift.services.dataplane.staged_object import settle, stored_version
+from wavelift.services.dataplane.staged_object import AnnouncedSink, settle, stored_version
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import CopyOptions, copy
@@ -77,21 +77,6 @@ class _Record(TryRecord):
         with self._lock:
             self._value["disks"][str(disk.index)] = {"disk": disk.dump(), "checksum": checksum}
         self.write()
-
-
-class _AnnouncedSink:
-    """A part sink that says so before it makes the object."""
-
-    def __init__(self, sink: S3PartSink, announce: Callable[[], None]) -> None:
-        self._sink = sink
-        self._announce = announce
-
-    def put_part(self, number: int, data: memoryview, sha256: bytes) -> None:
-        self._sink.put_part(number, data, sha256)
-
-    def complete(self) -> None:
-        self._announce()
-        self._sink.complete()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +153,7 @@ class _Export(DiskCrew[_DiskExport, StoredDisk]):
                 seconds = round(self.ctx.clock.monotonic() - started, 3)
                 self.record.set_disk(stored.model_copy(update={"seconds": seconds}), sink.checksum())
 
-            writer = VmdkPartWriter(_AnnouncedSink(sink, announce), disk.capacity)
+            writer = VmdkPartWriter(AnnouncedSink(sink, announce), disk.capacity)
             copy(
                 stream,
                 writer,

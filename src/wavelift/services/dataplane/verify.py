@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.errors import ObjectChangedError
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
-from wavelift.base.errors import CorruptStreamError, NotFoundError, ProofError, WaveliftError, located
+from wavelift.base.errors import CorruptStreamError, NotFoundError, located
 from wavelift.base.run import RunContext
-from wavelift.base.units import BLOCK, SECTOR, exact_bytes
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.dataplane.read_back import ReadBack, bytes_compared
 from wavelift.services.dataplane.staged_object import check_unchanged
 from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
-from wavelift.services.dataplane.suspects import Suspects
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.report import Report
-from wavelift.transfer.verify import Verification, verify_full, verify_sample
-from wavelift.transfer.vmdk import StreamVmdkSource, VmdkFile
+from wavelift.transfer.verify import Verification
 
 NEXT_STEP = "Clear this server from its reserve task: it is exported again. The staged object is not imported"
 
@@ -37,7 +33,7 @@ def verify_server(
     level = task.plan.verify
     verified = read = 0
     with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
-        check = _Check(staging.s3, task.name, ctx, workers)
+        back = ReadBack(task.name, ctx, workers, NEXT_STEP)
         for disk in export.disks:
             ctx.cancel.check()
             check_unchanged(staging.s3, [disk], "before it was read back")
@@ -45,15 +41,11 @@ def verify_server(
             if level == "off":
                 continue
             try:
-                if level == "full":
-                    found = check.full(disk, manifest)
-                else:
-                    found = check.sample(disk, manifest, float(level.removeprefix("sample:")))
+                found = _compared(staging.s3, back, disk, manifest, level)
             except (CorruptStreamError, ObjectChangedError, NotFoundError) as error:
-                raise _broken(task.name, disk, error) from error
-            if not found.ok:
-                raise _mismatch(task.name, disk, found)
-            verified += disk.capacity if level == "full" else min(disk.capacity, found.blocks_checked * BLOCK)
+                raise back.broken(error, disk_label_of(disk), disk.object_key) from error
+            back.require(found, disk_label_of(disk), disk.object_key)
+            verified += bytes_compared(level, found, disk.capacity)
             read += found.bytes_read
     return VerifyResult(
         server=task.name,
@@ -64,60 +56,14 @@ def verify_server(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """Compares the stored disks of one server with their manifests."""
+def _compared(s3: S3Staging, back: ReadBack, disk: StoredDisk, manifest: Manifest, level: str) -> Verification:
+    key, cancel = disk.object_key, back.ctx.cancel
+    if level == "full":
+        with closing(s3.open_stream(key, at_most=disk.object_bytes, version=disk.version, cancel=cancel)) as raw:
+            return back.full(raw, disk_label_of(disk), manifest)
 
-    s3: S3Staging
-    server: str
-    ctx: RunContext
-    workers: int
+    def pread(offset: int, length: int) -> bytes:
+        return s3.read_range(key, offset, length, version=disk.version, cancel=cancel)
 
-    def full(self, disk: StoredDisk, manifest: Manifest) -> Verification:
-        cancel = self.ctx.cancel
-        report = Report(self.server, disk_label_of(disk), "verify", self.ctx.progress)
-        source = self.s3.open_stream(disk.object_key, at_most=disk.object_bytes, version=disk.version, cancel=cancel)
-        with closing(source) as raw:
-            return verify_full(StreamVmdkSource(raw), manifest, cancel=cancel, workers=self.workers, report=report)
-
-    def sample(self, disk: StoredDisk, manifest: Manifest, percent: float) -> Verification:
-        cancel = self.ctx.cancel
-
-        def pread(offset: int, length: int) -> bytes:
-            return self.s3.read_range(disk.object_key, offset, length, version=disk.version, cancel=cancel)
-
-        image = VmdkFile(pread, disk.object_bytes)
-        due = -(-manifest.capacity // SECTOR) * SECTOR
-        if image.size != due:
-            raise CorruptStreamError(
-                f"It is of a disk of {exact_bytes(image.size)} where the manifest says {exact_bytes(due)}"
-            )
-        suspects = Suspects(self.ctx.checkpoints, disk.manifest_digest)
-        found = verify_sample(image.read_block, manifest, suspects.sample(manifest, percent), cancel=cancel)
-        if not found.ok:
-            suspects.keep(mismatch.offset for mismatch in found.mismatches)
-        return found
-
-
-def _broken(server: str, disk: StoredDisk, error: WaveliftError) -> ProofError:
-    """The object is not even the file that was stored, or not any more."""
-    return ProofError(
-        f"What S3 holds can't be read as the disk that was stored: {error.what}",
-        server=server,
-        disk=disk_label_of(disk),
-        offset=error.where.get("offset"),
-        object=disk.object_key,
-        next_step=NEXT_STEP,
-    )
-
-
-def _mismatch(server: str, disk: StoredDisk, found: Verification) -> ProofError:
-    first = found.mismatches[0]
-    return ProofError(
-        f"What S3 holds differs from the source's manifest in {found.mismatch_count} place(s): {first.why}",
-        server=server,
-        disk=disk_label_of(disk),
-        offset=first.offset,
-        object=disk.object_key,
-        next_step=NEXT_STEP,
-    )
+    percent = float(level.removeprefix("sample:"))
+    return back.sample(pread, disk.object_bytes, manifest, percent, subject=disk.manifest_digest)

@@ -57,6 +57,24 @@ class AwsSimulator(Simulator):
         values = {"volume": volume_id, "block": block, "data": base64.b64encode(data).decode()}
         self.control("POST", "volumes", values)
 
+    def write_at(self, volume_id: str, offset: int, data: bytes) -> None:
+        """Write bytes at an offset of a volume, as its guest does; the bytes around them stay."""
+        values = {"volume": volume_id, "offset": offset, "data": base64.b64encode(data).decode()}
+        self.control("POST", "volume/write", values)
+
+    def amend(self, resource_id: str, **fields: Any) -> dict[str, Any]:
+        """Make an instance, image or snapshot what no call of ours makes it (``moto_bridge/cases.py`` has the fields):
+        of AWS Marketplace, of another account, Windows from AWS."""
+        found: dict[str, Any] = self.control("POST", "resources", {"id": resource_id, **fields})
+        return found
+
+    def bucket_elsewhere(self, name: str, *, region: str = "", account: str = "") -> None:
+        """Make a bucket of another region or another account. :meth:`drop_bucket` removes it."""
+        self.control("POST", "buckets", {"name": name, "region": region, "account": account})
+
+    def drop_bucket(self, name: str) -> None:
+        self.control("DELETE", "buckets", {"name": name})
+
     def hold(self, user: str, policies: Sequence[Mapping[str, Any]]) -> Any:
         """A boto3 session of a new user of this account, who may do only what these identity policies allow."""
         key = f"AKIAHELD{secrets.token_hex(6).upper()}"

@@ -22,6 +22,8 @@ MADE: Final = {
     "CreateLaunchTemplate": ("launch-template",),
     "CreateNetworkInterface": ("network-interface",),
     "CreateSnapshot": ("snapshot",),
+    "CreateSnapshots": ("snapshot",),
+    "CreateVolume": ("volume",),
     "ImportImage": ("import-image-task",),
     "RegisterImage": ("image",),
     "RunInstances": ("instance", "volume", "network-interface"),

@@ -39,13 +39,20 @@ OWNERLESS: Final = ("image", "snapshot")
 S3_ACTIONS: Final = {
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "CompleteMultipartUpload": "s3:PutObject",
+    "CreateBucket": "s3:CreateBucket",
     "CreateMultipartUpload": "s3:PutObject",
+    "DeleteBucket": "s3:DeleteBucket",
+    "DeleteBucketOwnershipControls": "s3:PutBucketOwnershipControls",
     "DeleteObject": "s3:DeleteObject",
+    "DeletePublicAccessBlock": "s3:PutBucketPublicAccessBlock",
+    "GetBucketAcl": "s3:GetBucketAcl",
     "GetBucketEncryption": "s3:GetEncryptionConfiguration",
     "GetBucketLocation": "s3:GetBucketLocation",
+    "GetBucketOwnershipControls": "s3:GetBucketOwnershipControls",
     "GetBucketVersioning": "s3:GetBucketVersioning",
     "GetObject": "s3:GetObject",
     "GetObjectTagging": "s3:GetObjectTagging",
+    "GetPublicAccessBlock": "s3:GetBucketPublicAccessBlock",
     "HeadBucket": "s3:ListBucket",
     "HeadObject": "s3:GetObject",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
@@ -53,8 +60,12 @@ S3_ACTIONS: Final = {
     "ListObjects": "s3:ListBucket",
     "ListObjectsV2": "s3:ListBucket",
     "ListParts": "s3:ListMultipartUploadParts",
+    "PutBucketAcl": "s3:PutBucketAcl",
+    "PutBucketEncryption": "s3:PutEncryptionConfiguration",
+    "PutBucketOwnershipControls": "s3:PutBucketOwnershipControls",
     "PutObject": "s3:PutObject",
     "PutObjectTagging": "s3:PutObjectTagging",
+    "PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
     "UploadPart": "s3:PutObject",
 }
 OF_A_VERSION: Final = ("s3:DeleteObject", "s3:GetObject")
@@ -161,9 +172,18 @@ class Rights:
                 *(f"security-group/{value}" for name, value in form.items() if "SecurityGroupId." in name),
             ),
         }
+        if operation == "CreateSnapshots":
+            ids[operation] = self._instance_and_volumes(form.get("InstanceSpecification.InstanceId", ""))
         named = [self._arn(f"{_kind(one)}/{one}") for one in ids.get(operation, ()) if one]
         found = [*more.get(operation, ()), *rights_network.ec2_resources(operation, form)]
         return named + [self._arn(one) for one in found]
+
+    def _instance_and_volumes(self, instance_id: str) -> list[str]:
+        """CreateSnapshots is asked for each volume, too (Service Authorization Reference for EC2)."""
+        with self._account.backends.lock:
+            instance = self._account.backends.ec2.get_instance_by_id(instance_id)
+            blocks = instance.block_device_mapping.values() if instance is not None else ()
+            return [instance_id, *(str(block.volume_id) for block in blocks)]
 
     def _arn(self, resource: str) -> str:
         owner = "" if resource.partition("/")[0] in OWNERLESS else ACCOUNT
@@ -249,9 +269,20 @@ class Rights:
             return
         versioned = "Version" if action in OF_A_VERSION and request.query().get("versionId") else ""
         yield Use(f"{action}{versioned}", self._bucket(request.target))
+        if request.operation == "CreateBucket":
+            yield from self._new_bucket(request)
         if request.headers.get("x-amz-tagging") and request.operation in BEGIN_OBJECTS:
             yield Use("s3:PutObjectTagging", self._bucket(request.target))
+        if request.operation in BEGIN_OBJECTS and _has_acl(request):
+            yield Use("s3:PutObjectAcl", self._bucket(request.target))
         yield from self._object_key(request)
+
+    def _new_bucket(self, request: Request) -> Iterator[Use]:
+        """S3 API reference, CreateBucket, "Permissions": an ACL and an ownership need rights of their own."""
+        if _has_acl(request):
+            yield Use("s3:PutBucketAcl", self._bucket(request.target))
+        if "x-amz-object-ownership" in request.headers:
+            yield Use("s3:PutBucketOwnershipControls", self._bucket(request.target))
 
     def _object_key(self, request: Request) -> Iterator[Use]:
         """S3 user guide, "Using server-side encryption with KMS keys": to put needs the key's data key, to read or to
@@ -298,6 +329,10 @@ class Rights:
             found = self._find_key(text)
             arn = found.arn if found else f"arn:{self._settings.partition}:kms:{self._settings.region}:{ACCOUNT}:{text}"
             yield Use("kms:DescribeKey", arn)
+
+
+def _has_acl(request: Request) -> bool:
+    return any(name == "x-amz-acl" or name.startswith("x-amz-grant-") for name in request.headers)
 
 
 def _form(request: Request) -> dict[str, str]:

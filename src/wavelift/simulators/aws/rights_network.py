@@ -32,6 +32,8 @@ MAKES: Final = {
     "CreateLaunchTemplate": ("launch-template/*",),
     "CreateNetworkInterface": ("network-interface/*",),
     "CreateSnapshot": ("snapshot/*",),
+    "CreateSnapshots": ("snapshot/*",),
+    "CreateVolume": ("volume/*",),
     "DisassociateAddress": ("elastic-ip/*",),
 }
 NAMES: Final = frozenset(
@@ -39,6 +41,7 @@ NAMES: Final = frozenset(
         *("StartInstances", "StopInstances", "RebootInstances", "ModifyInstanceAttribute"),
         *("DeleteNetworkInterface", "AttachNetworkInterface", "DetachNetworkInterface"),
         *("ModifyNetworkInterfaceAttribute", "AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"),
+        *("AttachVolume", "DetachVolume", "DeleteVolume"),
         *("AssociateAddress", "CreateRoute", "ReplaceRoute", "DeleteRoute"),
         *("CreateTransitGatewayRoute", "ReplaceTransitGatewayRoute", "DeleteTransitGatewayRoute"),
         *("SearchTransitGatewayRoutes", "CreateLaunchTemplateVersion", "DeleteLaunchTemplate", "ModifyLaunchTemplate"),

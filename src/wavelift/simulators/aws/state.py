@@ -6,6 +6,7 @@ from typing import Any
 
 from wavelift.simulators.aws.moto_bridge import elbv2, route53, routes
 from wavelift.simulators.aws.moto_bridge.account import Account
+from wavelift.simulators.aws.s3.access import Access
 
 
 def of(account: Account) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def _buckets(account: Account) -> dict[str, Any]:
                 for one in versions
                 if one.marker or one is not versions[-1]
             ),
+            "access": _access(bucket.access),
             "uploads": sorted(
                 (
                     {"key": upload.key, "id": upload.id, "parts": len(upload.parts)}
@@ -38,6 +40,14 @@ def _buckets(account: Account) -> dict[str, Any]:
             ),
         }
         for bucket in account.s3.buckets()
+    }
+
+
+def _access(access: Access) -> dict[str, Any]:
+    return {
+        "ownership": access.ownership,
+        "grants": sorted(f"{one.permission} {one.grantee}" for one in access.grants),
+        "public_access_block": dict(access.blocks) if access.blocks is not None else None,
     }
 
 

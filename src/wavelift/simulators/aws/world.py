@@ -22,6 +22,7 @@ from wavelift.simulators.aws.keys import import_key_problem
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.app import MotoApp
 from wavelift.simulators.aws.moto_bridge.backends import Backends
+from wavelift.simulators.aws.moto_bridge.cases import amend
 from wavelift.simulators.aws.policy import Use, check_policy, uses_of
 from wavelift.simulators.aws.rights import Rights
 from wavelift.simulators.aws.s3 import routes
@@ -92,6 +93,10 @@ class AwsWorld(World[Settings]):
             ("POST", "credentials"): lambda values: {"expired": self.credentials.expire(values.get("access_key", ""))},
             ("GET", "credentials"): lambda _: self.credentials.sessions(),
             ("POST", "volumes"): self._write_volume,
+            ("POST", "volume/write"): self._write_at,
+            ("POST", "resources"): self._amend,
+            ("POST", "buckets"): self._make_bucket,
+            ("DELETE", "buckets"): lambda values: self.s3.drop_bucket(values["name"]),
             ("POST", "identities"): self._hold,
             ("GET", "identities"): lambda _: {
                 key: held.listing() for key, held in sorted(self.credentials.held().items())
@@ -115,6 +120,29 @@ class AwsWorld(World[Settings]):
             raise ValueError(str(error)) from None
         volume.write(int(values["block"]), base64.b64decode(values["data"]))
         return {"written": len(volume.written)}
+
+    def _write_at(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The guest writes bytes at an offset of a volume."""
+        try:
+            volume = self.account.volume(values["volume"])
+        except AwsError as error:
+            raise ValueError(str(error)) from None
+        volume.write_at(int(values["offset"]), base64.b64decode(values["data"]))
+        return {"written": len(volume.written)}
+
+    def _make_bucket(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A bucket that is elsewhere: of another account, or in another region."""
+        name, region = str(values["name"]), str(values.get("region") or self.settings.region)
+        try:
+            self.s3.create_bucket(name, region, account=str(values.get("account") or ACCOUNT))
+        except AwsError as error:
+            raise ValueError(str(error)) from None
+        return {"name": name, "region": region}
+
+    def _amend(self, values: dict[str, Any]) -> dict[str, Any]:
+        with self.account.backends.lock:
+            self.account.catch_up()
+            return amend(self.account, values)
 
     # answers
 
@@ -184,15 +212,29 @@ class AwsWorld(World[Settings]):
             raise AwsError("MalformedInput", f"The body is incomplete: {error}", 400) from error
 
     def _check_region(self, request: Request) -> None:
+        """The region of the signature is that of the bucket, if it exists. One endpoint stands for all regions: a
+        request that is signed for the bucket's region has come to the right one."""
         authorization = parse(request.headers.get("authorization", ""))
-        if authorization is not None and authorization.region != self.settings.region:
+        name = routes.address(request)[0]
+        bucket = self.s3.peek_bucket(name) if request.operation != "CreateBucket" else None
+        there = bucket.region if bucket is not None else self.settings.region
+        if authorization is None or authorization.region == there:
+            return
+        if authorization.region == self.settings.region:
             raise AwsError(
-                "AuthorizationHeaderMalformed",
-                f"The authorization header is malformed; the region '{authorization.region}' is wrong; "
-                f"expecting '{self.settings.region}'",
-                400,
-                {"Region": self.settings.region},
+                "PermanentRedirect",
+                "The bucket you are attempting to access must be addressed using the specified endpoint. Please send "
+                "all future requests to this endpoint.",
+                301,
+                {"Endpoint": f"{name}.s3.{there}.amazonaws.com", "Bucket": name},
+                {"x-amz-bucket-region": there},
             )
+        raise AwsError(
+            "AuthorizationHeaderMalformed",
+            f"The authorization header is malformed; the region '{authorization.region}' is wrong; expecting '{there}'",
+            400,
+            {"Region": there},
+        )
 
     # called by the stores and by import tasks
 
@@ -338,6 +380,11 @@ TARGET_FIELDS: Final = (
     "LaunchTemplateId",
     "LaunchTemplateName",
     "SnapshotId",
+    "VolumeId",
+    "InstanceSpecification.InstanceId",
+    "ExportTaskId",
+    "ExportTaskId.1",
+    "ExportImageTaskId.1",
     "ImportTaskId",
     "ImportTaskId.1",
     "RoleName",

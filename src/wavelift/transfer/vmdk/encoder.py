@@ -41,6 +41,7 @@ _WORST_GRAIN: Final = GRAIN + SECTOR
 """An incompressible grain with marker and padding: deflate's stored blocks add 16 bytes, the marker 12."""
 
 WORST_BLOCK: Final = GRAINS_PER_BLOCK * _WORST_GRAIN
+OTHER_WAY: Final = "Replicate this server into EBS snapshots instead of importing a VMDK"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +135,17 @@ class StreamVmdkEncoder:
 
     :param emit: takes the next chunks and the sum of their lengths; between two calls the file may be cut into parts.
     :param capacity: of the disk in bytes; rounded up to whole sectors.
+    :param way_out: what to do with a disk whose file would be too large.
     """
 
-    def __init__(self, capacity: int, emit: Callable[[Sequence[bytes], int], None]) -> None:
+    def __init__(
+        self, capacity: int, emit: Callable[[Sequence[bytes], int], None], *, way_out: str = OTHER_WAY
+    ) -> None:
         if not 0 < capacity <= MAX_CAPACITY:
             raise ValueError(f"capacity {capacity} is not within 1..{MAX_CAPACITY}")
         self._header = vmdk.Header(vmdk.sectors_of(capacity))
         self._emit = emit
+        self._way_out = way_out
         self._sector = 0
         self._directory = vmdk.new_table(self._header.tables)
         self._table: array[int] = vmdk.new_table()
@@ -206,7 +211,7 @@ class StreamVmdkEncoder:
         if self._sector + length // SECTOR + TABLE_ENTRIES > vmdk.MAX_SECTOR:
             raise PermanentError(
                 "The disk does not fit into a VMDK: its compressed data is larger than 2 TiB",
-                next_step="Replicate this server into EBS snapshots instead of importing a VMDK",
+                next_step=self._way_out,
                 offset=self._last_index * BLOCK,
             )
 

@@ -18,12 +18,16 @@ from wavelift.transfer.vmdk.format import (
     GRAINS_PER_BLOCK,
     MAX_COMPRESSED,
     TABLE_BYTES,
+    TABLE_COVERS,
     TABLE_ENTRIES,
     corrupt,
 )
 
 CACHED_TABLES: Final = 64
 """128 KiB: enough for many threads that read neighbouring blocks."""
+
+_PROBED_TABLES: Final = 16
+"""Of either end: qemu-img makes tables for empty areas too, and there may be thousands."""
 
 _LIKELY_GRAIN: Final = GRAIN + SECTOR
 """What one grain takes at most unless its writer is odd; read in one request with those before it."""
@@ -68,6 +72,24 @@ class VmdkFile:
             start = (grain - first) * GRAIN
             block[start : start + GRAIN] = content[: length - start]
         return bytes(block)
+
+    def probe(self) -> None:
+        """Open what a file that was cut or mixed up would not have: every table's place, the first and the last table
+        with a grain (of the first and last sixteen), and that grain's block."""
+        for number, sector in enumerate(self._directory):
+            if sector * SECTOR + TABLE_BYTES > self._length:
+                corrupt("a table lies behind its end", offset=number * TABLE_COVERS, position=sector * SECTOR)
+        used = [number for number, sector in enumerate(self._directory) if sector]
+        for numbers, last in ((used[:_PROBED_TABLES], False), (used[: -_PROBED_TABLES - 1 : -1], True)):
+            grains = (self._outermost(number, last=last) for number in numbers)
+            if (grain := next((grain for grain in grains if grain is not None), None)) is not None:
+                self.read_block(grain // GRAINS_PER_BLOCK)
+
+    def _outermost(self, number: int, *, last: bool) -> int | None:
+        """The first or last grain of a table that is in the file."""
+        zero = 1 if self.header.zero_entries else 0
+        slots = [slot for slot, sector in enumerate(self._table(number)) if sector > zero]
+        return number * TABLE_ENTRIES + slots[-1 if last else 0] if slots else None
 
     def _read_grains(self, wanted: list[tuple[int, int]]) -> list[bytes]:
         """The grains' contents; with one request when they lie together, as our writers put them."""

@@ -12,7 +12,8 @@ import struct
 import threading
 import uuid
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +72,17 @@ class NewSnapshot:
     timeout: float = 0.0
     hidden: bool = False
     origin: str = "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class NewVolume:
+    """A volume as EC2 knows it. ``size`` is GiB; ``snapshot`` is the id of the one that it was made from, or ""."""
+
+    id: str
+    size: int
+    snapshot: str = ""
+    encrypted: bool = False
+    kms_key: str = ""
 
 
 def invalid(reason: str, message: str) -> AwsError:
@@ -309,39 +321,60 @@ class EbsStore:
 
     # volumes
 
-    def open_volume(self, volume_id: str, size: int, snapshot_id: str) -> Volume:
-        """A new volume from a snapshot, or an empty one."""
+    def open_volume(self, new: NewVolume) -> Volume:
+        """The content of a volume. A new one is of its snapshot, or empty."""
         with self._lock:
-            base = self._snapshots.get(snapshot_id)
-            return self.volumes.setdefault(volume_id, Volume(volume_id, size, base))
+            known = self.volumes.get(new.id)
+            if known is not None:
+                known.size = new.size
+                return known
+            path = self._folder / f"{new.id}.blocks"
+            path.touch()
+            base = self._snapshots.get(new.snapshot)
+            encrypted = new.encrypted or (base is not None and base.encrypted)
+            key = new.kms_key or (base.kms_key if base is not None else "")
+            made = Volume(new.id, new.size, base, path, encrypted=encrypted, kms_key=key if encrypted else "")
+            self.volumes[new.id] = made
+            return made
 
     def close_volumes(self, kept: Container[str]) -> None:
         """Forget all volumes but some."""
         if gone := [name for name in self.volumes if name not in kept]:
             with self._lock:
                 for name in gone:
-                    del self.volumes[name]
+                    self.volumes.pop(name).path.unlink(missing_ok=True)
                 self._sweep()
 
-    def snapshot_of(self, volume: Volume, description: str, tags: Mapping[str, str]) -> Snapshot:
-        """A snapshot of a volume as it is now, pending for ``image_seconds``; EC2 shows it."""
-        base = volume.base
+    def snapshots_of(self, volumes: Sequence[Volume], new: Callable[[Volume], NewSnapshot]) -> list[Snapshot]:
+        """Snapshots of volumes as they are at one instant, pending for ``image_seconds``; EC2 shows them.
+
+        :param new: what is said of a volume's snapshot. Its size, parent, encryption and origin are the volume's.
+        """
+        with ExitStack() as stack:  # nothing is written meanwhile
+            for volume in volumes:
+                stack.enter_context(volume.lock)
+            made = [self._freeze(volume, new(volume)) for volume in volumes]
+        for snapshot in made:
+            self.on_new(snapshot)
+        return made
+
+    def _freeze(self, volume: Volume, new: NewSnapshot) -> Snapshot:
+        """What was written becomes the snapshot's file, and the snapshot the volume's base: nothing is copied."""
         snapshot = self.create(
-            NewSnapshot(
+            replace(
+                new,
                 size=volume.size,
-                parent=base,
-                description=description,
-                tags=tags,
-                encrypted=base.encrypted if base is not None else False,
-                kms_key=base.kms_key if base is not None else "",
+                parent=volume.base,
+                encrypted=volume.encrypted,
+                kms_key=volume.kms_key,
                 origin=volume.id,
-            )
+            ),
+            body=volume.path,
         )
-        for index, data in volume.written.items():
-            snapshot.write(index, data)
+        snapshot.present |= volume.written
         snapshot.completes = snapshot.started + self._settings.image_seconds
-        volume.base, volume.written = snapshot, {}
-        self.on_new(snapshot)
+        volume.path.touch()
+        volume.base, volume.written = snapshot, set()
         return snapshot
 
     def _sweep(self) -> None:

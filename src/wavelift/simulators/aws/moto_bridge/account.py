@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wavelift.simulators.aws.ebs.snapshot import Snapshot
-from wavelift.simulators.aws.ebs.store import EbsStore
+from wavelift.simulators.aws.ebs.store import EbsStore, NewVolume
 from wavelift.simulators.aws.ebs.volume import Volume
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.address_log import AddressLog
@@ -19,6 +19,14 @@ from wavelift.simulators.aws.settings import MANAGED_EBS_KEY, Settings
 from wavelift.simulators.aws.vmimport.tasks import ImportTask, ImportTasks
 from wavelift.simulators.kit.clock import Clock
 from wavelift.simulators.kit.faults import Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What VM Export asks of an instance's past: its volumes and instance-store devices at the launch."""
+
+    volumes: frozenset[str]
+    instance_store: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -37,6 +45,8 @@ class Account:
     running_since: dict[str, float] = field(default_factory=dict)
     """When an instance last began to run: its status checks begin anew."""
     reboots: dict[str, int] = field(default_factory=dict)
+    launches: dict[str, Launch] = field(default_factory=dict)
+    """How each instance was launched."""
     dns_changes: dict[str, Any] = field(default_factory=dict)
     """Route 53's changes by id."""
     targets: dict[str, dict[tuple[str, int], Any]] = field(default_factory=dict)
@@ -68,7 +78,11 @@ class Account:
             found = self.backends.ec2.volumes.get(volume_id)
             if found is None:
                 raise AwsError("InvalidVolume.NotFound", f"The volume '{volume_id}' does not exist.", 400)
-            return self.ebs.open_volume(volume_id, int(found.size), found.snapshot_id or "")
+            key = self.backends.find_key(found.kms_key_id) if found.kms_key_id else None
+            size, snapshot, encrypted = int(found.size), found.snapshot_id or "", bool(found.encrypted)
+            volume = self.ebs.open_volume(NewVolume(volume_id, size, snapshot, encrypted, key.arn if key else ""))
+            found.encrypted, found.kms_key_id = volume.encrypted, volume.kms_key or None
+            return volume
 
     def repeated(self, operation: str, token: str, fingerprint: str) -> Any | None:
         """What this client token made before. Raises AwsError if that was another request."""

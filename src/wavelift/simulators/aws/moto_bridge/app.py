@@ -27,6 +27,7 @@ from wavelift.simulators.aws.moto_bridge.route53 import Route53Actions
 from wavelift.simulators.aws.moto_bridge.routes import RouteActions
 from wavelift.simulators.aws.moto_bridge.ssm import CommandActions
 from wavelift.simulators.aws.moto_bridge.templates import TemplateActions
+from wavelift.simulators.aws.moto_bridge.volumes import VolumeActions
 from wavelift.simulators.kit.message import Request, Response
 
 APPLICATION: Final = DomainDispatcherApplication(create_backend_app)
@@ -40,7 +41,7 @@ UNKNOWN_ELSE: Final = ("UnknownOperationException", "Operation {operation} is no
 MIXINS: Final[dict[Any, tuple[Any, ...]]] = {
     EC2Response: (
         *(Ec2Actions, ImportActions, InstanceActions, AddressActions),
-        *(ImageActions, TemplateActions, RouteActions),
+        *(ImageActions, TemplateActions, RouteActions, VolumeActions),
     ),
     ELBV2Response: (TargetActions,),
     Route53: (Route53Actions,),

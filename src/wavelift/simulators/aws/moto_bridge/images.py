@@ -1,19 +1,25 @@
-"""CreateImage and CreateSnapshot: from the blocks of the volumes, and in time."""
+"""CreateImage, CreateSnapshot and CreateSnapshots: from the blocks of the volumes, and in time."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moto.core.responses import ActionResult
 
-from wavelift.simulators.aws.ebs.snapshot import Snapshot
+from wavelift.simulators.aws.ebs.snapshot import PENDING, Snapshot
+from wavelift.simulators.aws.ebs.store import NewSnapshot
+from wavelift.simulators.aws.ebs.volume import Volume
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.invented import NO_SNAPSHOTS_MESSAGE, NO_VOLUMES_MESSAGE, NOT_LEFT_OUT_MESSAGE
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.actions import check_image_name, check_tagged, plain
 from wavelift.simulators.aws.moto_bridge.instances import reboot
 from wavelift.simulators.aws.moto_bridge.resources import Billing, SimAmi
+from wavelift.simulators.aws.settings import ACCOUNT
 from wavelift.simulators.aws.tags import check_description
 
 
@@ -43,9 +49,9 @@ class ImageActions:
         tags = self._parse_tag_specification()
         image_id = f"ami-0{uuid.uuid4().hex[:16]}"
         said = f"Created by CreateImage({instance.id}) for {image_id}"
-        snapshots = {
-            device: self._snapshot(block.volume_id, said, tags.get("snapshot", {})) for device, block in blocks.items()
-        }
+        volumes = {device: str(block.volume_id) for device, block in blocks.items()}
+        made = self._snapshots(volumes.values(), said, {each: tags.get("snapshot", {}) for each in volumes.values()})
+        snapshots = dict(zip(volumes, made, strict=True))
         mappings = [
             {
                 "DeviceName": device,
@@ -61,6 +67,7 @@ class ImageActions:
         ]
         image = SimAmi(ec2, image_id, values=_values(instance, values), mappings=mappings, terms=_terms(instance))
         image.state, image.instance_id = "pending", instance.id
+        image.product_codes = list(instance.product_codes)
         ec2.amis[image_id] = image
         image.add_tags(tags.get("image", {}))
         self.account.hide(image_id)
@@ -80,12 +87,36 @@ class ImageActions:
             raise AwsError("InvalidVolume.NotFound", f"The volume '{values.get('VolumeId')}' does not exist.", 400)
         self.error_on_dryrun()
         tags = self._parse_tag_specification().get("snapshot", {})
-        made = self._snapshot(volume.id, values.get("Description") or "", tags)
+        made = self._snapshots([volume.id], values.get("Description") or "", {volume.id: tags})[0]
         return ActionResult(self.ec2_backend.snapshots[made.id])
 
-    def _snapshot(self, volume_id: str, description: str, tags: dict[str, str]) -> Snapshot:
-        made = self.account.ebs.snapshot_of(self.account.volume(volume_id), description, tags)
-        self.account.hide(made.id)
+    def create_snapshots(self) -> ActionResult:
+        """Snapshots of an instance's volumes, all of one instant. With or without the boot volume and others."""
+        values, ec2 = plain(self.params), self.ec2_backend
+        check_tagged(values, {"snapshot"})
+        description = values.get("Description") or ""
+        instance = ec2.get_instance((values.get("InstanceSpecification") or {}).get("InstanceId"))
+        if instance.state not in {"running", "stopping", "stopped"}:
+            raise AwsError("IncorrectState", NO_SNAPSHOTS_MESSAGE.format(instance=instance.id), 400)
+        volumes = _chosen(instance, values["InstanceSpecification"])
+        self.error_on_dryrun()
+        given = self._parse_tag_specification().get("snapshot", {})
+        copied = values.get("CopyTagsFromSource") == "volume"
+        tags = {one: {**(ec2.tags.get(one, {}) if copied else {}), **given} for one in volumes}
+        made = self._snapshots(volumes, description, tags)
+        return ActionResult({"Snapshots": [_info(snapshot) for snapshot in made]})
+
+    def _snapshots(
+        self, volumes: Iterable[str], description: str, tags: Mapping[str, Mapping[str, str]]
+    ) -> list[Snapshot]:
+        account = self.account
+
+        def new(volume: Volume) -> NewSnapshot:
+            return NewSnapshot(size=volume.size, description=description, tags=tags[volume.id])
+
+        made = account.ebs.snapshots_of([account.volume(one) for one in volumes], new)
+        for snapshot in made:
+            account.hide(snapshot.id)
         return made
 
 
@@ -95,6 +126,38 @@ def _blocks(instance: Any, asked: list[dict[str, Any]]) -> dict[str, Any]:
     if any("VolumeInitializationRate" in (item.get("Ebs") or {}) for item in asked):
         raise AwsError("InvalidParameterValue", "VolumeInitializationRate is not supported by CreateImage", 400)
     return {device: block for device, block in instance.block_device_mapping.items() if device not in left_out}
+
+
+def _chosen(instance: Any, specification: Mapping[str, Any]) -> list[str]:
+    """The volumes that CreateSnapshots takes. Raises AwsError."""
+    volumes = {str(block.volume_id): device for device, block in instance.block_device_mapping.items()}
+    left_out = set(specification.get("ExcludeDataVolumeIds") or [])
+    roots = {volume for volume, device in volumes.items() if device == instance.root_device_name}
+    if wrong := left_out & roots or left_out - set(volumes):
+        raise AwsError("InvalidParameterValue", NOT_LEFT_OUT_MESSAGE.format(volume=min(wrong)), 400)
+    if specification.get("ExcludeBootVolume"):
+        left_out |= roots
+    chosen = [one for one in volumes if one not in left_out]
+    if not chosen:
+        raise AwsError("InvalidParameterValue", NO_VOLUMES_MESSAGE.format(instance=instance.id), 400)
+    return chosen
+
+
+def _info(snapshot: Snapshot) -> dict[str, Any]:
+    """As CreateSnapshots shows it (SnapshotInfo in EC2's service model)."""
+    return {
+        "SnapshotId": snapshot.id,
+        "VolumeId": snapshot.origin,
+        "VolumeSize": snapshot.size,
+        "State": PENDING,
+        "Progress": "",
+        "StartTime": datetime.fromtimestamp(snapshot.started, UTC),
+        "Description": snapshot.description,
+        "Encrypted": snapshot.encrypted,
+        "OwnerId": ACCOUNT,
+        "Tags": [{"Key": key, "Value": value} for key, value in snapshot.tags.items()],
+        "SseType": "sse-kms" if snapshot.kms_key else "sse-ebs" if snapshot.encrypted else "none",
+    }
 
 
 def _values(instance: Any, values: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ from moto.ec2.exceptions import InvalidInstanceTypeError
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.invented import NOT_STARTABLE_MESSAGE, NOT_STOPPABLE_MESSAGE, STOPPED_ONLY_MESSAGE
 from wavelift.simulators.aws.moto_bridge import addresses
-from wavelift.simulators.aws.moto_bridge.account import Account
+from wavelift.simulators.aws.moto_bridge.account import Account, Launch
 from wavelift.simulators.aws.moto_bridge.actions import plain
 from wavelift.simulators.aws.moto_bridge.templates import apply_template
 from wavelift.simulators.aws.tags import check_client_token
@@ -69,7 +70,8 @@ class InstanceActions:
         template_tags = apply_template(self.ec2_backend, self.params)
         image = self._launch_image()
         addresses.check_cards(self.ec2_backend, self.params)
-        mappings = _merged(image, plain(self._get_param("BlockDeviceMappings") or []))
+        asked = plain(self._get_param("BlockDeviceMappings") or [])
+        mappings = _merged(image, asked)
         _check_rates(mappings)
         specs = plain(self._get_param("NetworkInterfaces") or [])
         card_tags = self._parse_tag_specification().get("network-interface", {})
@@ -80,10 +82,13 @@ class InstanceActions:
             wrong = self._get_param("InstanceType")
             raise AwsError("InvalidParameterValue", f"Invalid value '{wrong}' for InstanceType.", 400) from None
         reservation: Any = result.result
+        stores = _instance_store(image, asked)
         for instance in reservation.instances:
             self._finish_instance(instance, image)
             self._finish_cards(instance, specs, card_tags)
             self._finish_volumes(instance, mappings)
+            volumes = frozenset(str(block.volume_id) for block in instance.block_device_mapping.values())
+            account.launches[instance.id] = Launch(volumes, stores)
             instance.add_tags(template_tags)
         if token:
             account.made["RunInstances", token] = (fingerprint, reservation)
@@ -108,6 +113,9 @@ class InstanceActions:
         instance.ena_support = getattr(image, "ena_support", True)
         instance.platform_details = getattr(image, "platform_details", "Linux/UNIX")
         instance.usage_operation = getattr(image, "usage_operation", "RunInstances")
+        instance.product_codes = list(image.product_codes)
+        instance.cpu_options = _cpu(self.ec2_backend, str(instance.instance_type))
+        instance.launch_time = self._now()
 
     def _finish_cards(self, instance: Any, specs: list[dict[str, Any]], tags: dict[str, str]) -> None:
         """Interfaces that the launch made are deleted with the instance, unless it said otherwise; others stay."""
@@ -128,8 +136,12 @@ class InstanceActions:
         rates = {item["DeviceName"]: item["Ebs"].get("VolumeInitializationRate") for item in mappings}
         for device, block in instance.block_device_mapping.items():
             self.account.volume(block.volume_id)
+            block.attach_time = self.ec2_backend.volumes[block.volume_id].attachment.attach_time = self._now()
             if rate := rates.get(device):
                 self.ec2_backend.volumes[block.volume_id].volume_initialization_rate = int(rate)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.account.clock.now(), UTC)
 
     # states
 
@@ -161,6 +173,7 @@ class InstanceActions:
     def _start(self, instance: Any) -> None:
         if instance.state == "stopped":
             instance.start()
+            instance.launch_time = self._now()  # of the last start (EC2 user guide, "Stop and start your instance")
             self._begin(instance)
 
     def stop_instances(self) -> ActionResult:
@@ -327,12 +340,29 @@ def _check_rates(mappings: Iterable[dict[str, Any]]) -> None:
             raise AwsError("InvalidParameterValue", f"Volume initialization rate {rate} is not valid", 400)
 
 
+def _instance_store(image: Any, asked: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The devices that the mappings of image and request give an instance-store volume."""
+    named = {item["DeviceName"]: item for item in [*image.block_device_mappings, *asked]}
+    return tuple(device for device, item in named.items() if item.get("VirtualName") and "NoDevice" not in item)
+
+
+def _cpu(ec2: Any, kind: str) -> dict[str, int] | None:
+    """Cores and threads of an instance type, as an instance shows them."""
+    found = ec2.describe_instance_types([kind])
+    info = found[0].get("VCpuInfo") if found else None
+    if not info or "DefaultCores" not in info:
+        return None
+    return {"CoreCount": int(info["DefaultCores"]), "ThreadsPerCore": int(info["DefaultThreadsPerCore"])}
+
+
 def _merged(image: Any, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The image's mappings, overridden by the request's, as RunInstances does."""
     merged = {item["DeviceName"]: json.loads(json.dumps(item)) for item in image.block_device_mappings}
     for item in asked:
         if "NoDevice" in item:
             merged.pop(item["DeviceName"], None)
+            continue
+        if "VirtualName" in item and "Ebs" not in item:
             continue
         known = merged.setdefault(item["DeviceName"], {"DeviceName": item["DeviceName"], "Ebs": {}})
         known["Ebs"] = {**known.get("Ebs", {}), **(item.get("Ebs") or {})}

@@ -40,6 +40,7 @@ class SimSnapshot(MotoSnapshot):  # type: ignore[misc]
         self.encrypted, self.kms_key_id = snapshot.encrypted, snapshot.kms_key or None
         self.owner_id = ACCOUNT
         self.storage_tier = "standard"
+        self.product_codes: list[dict[str, str]] = []
         self.add_tags(snapshot.tags)
 
     @property
@@ -103,7 +104,7 @@ class SimAmi(Ami):  # type: ignore[misc]
         self.platform, self.platform_details = terms.platform, terms.details
         self.usage_operation = terms.usage_operation
         self.creation_date = datetime.now(UTC)
-        self.product_codes: set[str] = set()
+        self.product_codes: list[dict[str, str]] = []
         self.instance_id = None
         self.launch_permissions: list[dict[str, str]] = []
         self.mappings = [dict(item) for item in mappings]
@@ -115,6 +116,11 @@ class SimAmi(Ami):  # type: ignore[misc]
     @property
     def block_device_mappings(self) -> list[dict[str, Any]]:
         return self.mappings
+
+    def get_filter_value(self, filter_name: str, method_name: str | None = None) -> Any:
+        if filter_name == "product-code":
+            return [one["ProductCodeId"] for one in self.product_codes]
+        return super().get_filter_value(filter_name, method_name)
 
 
 def image_values(task: ImportTask) -> tuple[dict[str, Any], list[dict[str, Any]]]:

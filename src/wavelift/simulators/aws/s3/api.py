@@ -8,10 +8,13 @@ from email.utils import formatdate
 from io import FileIO
 from typing import Final
 
+from wavelift.simulators.aws.canonical import OWNER_ID, known
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_object
 from wavelift.simulators.aws.policy import Use, check_policy, object_use, uses_of
 from wavelift.simulators.aws.s3 import encryption, listing, xml
+from wavelift.simulators.aws.s3.access import check_object_acl, new_access
+from wavelift.simulators.aws.s3.access_calls import AccessCalls
 from wavelift.simulators.aws.s3.receive import object_info, receive
 from wavelift.simulators.aws.s3.routes import SUBRESOURCES, address
 from wavelift.simulators.aws.s3.store import Bucket, S3Store, StoredObject
@@ -21,14 +24,14 @@ from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.kit.message import CHUNK, Request, Response
 
 BUCKET_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+IP_ADDRESS: Final = re.compile(r"\d+\.\d+\.\d+\.\d+")
+NO_CONSTRAINT: Final = "us-east-1"
 RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 MISSING: Final = {
     "lifecycle": "NoSuchLifecycleConfiguration",
     "policy": "NoSuchBucketPolicy",
-    "publicAccessBlock": "NoSuchPublicAccessBlockConfiguration",
     "tagging": "NoSuchTagSet",
     "cors": "NoSuchCORSConfiguration",
-    "ownershipControls": "OwnershipControlsNotFoundError",
     "object-lock": "ObjectLockConfigurationNotFoundError",
     "replication": "ReplicationConfigurationNotFoundError",
     "website": "NoSuchWebsiteConfiguration",
@@ -55,6 +58,7 @@ class S3Api(UploadCalls):
         """:param check_caller: raises AwsError if the caller's own policies do not allow a use."""
         super().__init__(store, counters=counters, watcher=watcher, find_key=find_key)
         self._settings, self._check_caller = settings, check_caller
+        self._known_ids = known(settings.partition)
         self._calls: dict[str, Callable[[Request], Response]] = {
             "ListBuckets": self._list_buckets,
             "CreateBucket": self._create_bucket,
@@ -72,9 +76,11 @@ class S3Api(UploadCalls):
             "GetObjectTagging": self._get_tagging,
             "PutObjectTagging": self._put_tagging,
             **self.upload_calls(),
+            **AccessCalls(store, self._known_ids).calls(),
         }
 
     def handle(self, request: Request) -> Response:
+        self._check_owner(request)
         if request.headers.get("x-amz-expected-bucket-owner", ACCOUNT) != ACCOUNT:
             raise AwsError("AccessDenied", "Access Denied", 403)
         self._check_policy(request)
@@ -90,6 +96,12 @@ class S3Api(UploadCalls):
             501,
         )
 
+    def _check_owner(self, request: Request) -> None:
+        """A bucket of another account answers nothing but where it is."""
+        bucket = self.store.peek_bucket(address(request)[0])
+        if bucket is not None and bucket.account != ACCOUNT and request.operation != "CreateBucket":
+            raise AwsError("AccessDenied", "Access Denied", 403, headers={"x-amz-bucket-region": bucket.region})
+
     def _check_policy(self, request: Request) -> None:
         name, key = address(request)
         if key:
@@ -99,23 +111,20 @@ class S3Api(UploadCalls):
     # buckets
 
     def _list_buckets(self, request: Request) -> Response:
-        rows = [{"Name": bucket.name, "CreationDate": xml.iso(bucket.created)} for bucket in self.store.buckets()]
-        owner = {"ID": ACCOUNT, "DisplayName": "simulator"}
-        return xml.response("ListAllMyBucketsResult", {"Owner": owner, "Buckets": {"Bucket": rows}})
+        rows = [
+            {"Name": bucket.name, "CreationDate": xml.iso(bucket.created)}
+            for bucket in self.store.buckets()
+            if bucket.account == ACCOUNT
+        ]
+        return xml.response("ListAllMyBucketsResult", {"Owner": {"ID": OWNER_ID}, "Buckets": {"Bucket": rows}})
 
     def _create_bucket(self, request: Request) -> Response:
         name, _ = address(request)
-        region = xml.parse_location(request.body.content) or "us-east-1"
-        if not BUCKET_NAME.fullmatch(name):
-            raise AwsError("InvalidBucketName", "The specified bucket is not valid.", 400)
-        if region != self._settings.region:
-            raise AwsError(
-                "IllegalLocationConstraintException",
-                f"The {region} location constraint is incompatible for the region specific endpoint "
-                "this request was sent to.",
-                400,
-            )
-        self.store.create_bucket(name, region)
+        region = self._settings.region
+        if not BUCKET_NAME.fullmatch(name) or ".." in name or IP_ADDRESS.fullmatch(name):
+            raise AwsError("InvalidBucketName", "The specified bucket is not valid.", 400, {"BucketName": name})
+        _check_constraint(xml.parse_location(request.body.content), region)
+        self.store.create_bucket(name, region, new_access(request.headers, self._known_ids))
         return Response(200, {"Location": f"/{name}"})
 
     def _delete_bucket(self, request: Request) -> Response:
@@ -146,9 +155,6 @@ class S3Api(UploadCalls):
             region = "" if bucket.region == "us-east-1" else bucket.region
             body = f'<LocationConstraint xmlns="{xml.NAMESPACE}">{region}</LocationConstraint>'
             return Response(200, {"Content-Type": "application/xml"}, body.encode())
-        if name == "acl":
-            owner = {"ID": ACCOUNT, "DisplayName": "simulator"}
-            return xml.response("AccessControlPolicy", {"Owner": owner, "AccessControlList": {}})
         if name == "encryption":  # the default of every bucket since January 2023
             rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": "false"}
             return xml.response("ServerSideEncryptionConfiguration", {"Rule": [rule]})
@@ -168,6 +174,7 @@ class S3Api(UploadCalls):
     def _put_object(self, request: Request) -> Response:
         bucket, key = address(request)
         owner = self.store.bucket(bucket)
+        check_object_acl(request.headers, owner.access)
         info = object_info(request, owner, self.find_key)
         if request.headers.get("if-none-match") == "*" and key in owner.objects:
             raise AwsError("PreconditionFailed", "At least one of the pre-conditions you specified did not hold", 412)
@@ -249,6 +256,20 @@ class S3Api(UploadCalls):
         stored.info.tags.clear()
         stored.info.tags.update(xml.parse_tags(request.body.content))
         return Response(200)
+
+
+def _check_constraint(constraint: str, region: str) -> None:
+    """Of CreateBucket: every region must be named, but us-east-1 must not."""
+    if constraint == region == NO_CONSTRAINT:
+        text = "The specified location-constraint is not valid"
+        raise AwsError("InvalidLocationConstraint", text, 400, {"LocationConstraint": constraint})
+    if (constraint or NO_CONSTRAINT) != region:
+        raise AwsError(
+            "IllegalLocationConstraintException",
+            f"The {constraint or 'unspecified'} location constraint is incompatible for the region specific endpoint "
+            "this request was sent to.",
+            400,
+        )
 
 
 def _deleted(key: str, version: str, gone: StoredObject | None) -> dict[str, xml.Value]:

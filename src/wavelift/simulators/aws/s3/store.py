@@ -18,6 +18,8 @@ from typing import Final
 
 from wavelift.simulators.aws.digests import b64
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.s3.access import Access
+from wavelift.simulators.aws.settings import ACCOUNT
 from wavelift.simulators.kit.clock import Clock
 
 MIN_PART: Final = 5 << 20
@@ -26,6 +28,9 @@ MAX_PARTS: Final = 10_000
 ENABLED: Final = "Enabled"
 NULL_VERSION: Final = "null"
 """The version of what was written while versioning was not enabled. A newer one replaces it."""
+AGAIN_REGION: Final = "us-east-1"
+"""S3 API reference, CreateBucket: "For legacy compatibility, if you re-create an existing bucket that you already own
+in us-east-1, Amazon S3 returns 200 OK and resets the bucket access control lists"."""
 STATUS: Final = re.compile(rb"<Status>\s*(\w+)\s*</Status>")
 
 
@@ -92,6 +97,9 @@ class Bucket:
     uploads: dict[str, Upload] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
     """Subresources as received: tagging, encryption, policy, lifecycle …"""
+    access: Access = field(default_factory=Access)
+    account: str = ACCOUNT
+    """Whose it is."""
 
     @property
     def versioning(self) -> str:
@@ -123,15 +131,34 @@ class S3Store:
         with self._lock:
             return [self._buckets[name] for name in sorted(self._buckets)]
 
-    def create_bucket(self, name: str, region: str) -> None:
+    def create_bucket(self, name: str, region: str, access: Access | None = None, account: str = ACCOUNT) -> None:
+        """Raises AwsError for a name that exists. In us-east-1 the owner may make it again: that resets its ACL."""
         with self._lock:
-            if name in self._buckets:
-                raise AwsError(
-                    "BucketAlreadyOwnedByYou",
-                    "Your previous request to create the named bucket succeeded and you already own it.",
-                    409,
+            known = self._buckets.get(name)
+            if known is None:
+                self._buckets[name] = Bucket(
+                    name, region, self._clock.now(), access=access or Access(), account=account
                 )
-            self._buckets[name] = Bucket(name, region, self._clock.now())
+                return
+            if known.account != account:
+                text = (
+                    "The requested bucket name is not available. The bucket namespace is shared by all users of the "
+                    "system. Please select a different name and try again."
+                )
+                raise AwsError("BucketAlreadyExists", text, 409, {"BucketName": name})
+            if region == known.region == AGAIN_REGION:
+                known.access.grants = access.grants if access else Access().grants
+                return
+            raise AwsError(
+                "BucketAlreadyOwnedByYou",
+                "Your previous request to create the named bucket succeeded and you already own it.",
+                409,
+                {"BucketName": name},
+            )
+
+    def peek_bucket(self, name: str) -> Bucket | None:
+        with self._lock:
+            return self._buckets.get(name)
 
     def delete_bucket(self, name: str) -> None:
         bucket = self.bucket(name)
@@ -141,6 +168,11 @@ class S3Store:
                 if not bucket.objects and not bucket.uploads:
                     message += ". You must delete all versions in the bucket."
                 raise AwsError("BucketNotEmpty", message, 409)
+            self._buckets.pop(name, None)
+
+    def drop_bucket(self, name: str) -> None:
+        """Without a question: for a bucket that no caller may delete."""
+        with self._lock:
             self._buckets.pop(name, None)
 
     def bucket(self, name: str) -> Bucket:

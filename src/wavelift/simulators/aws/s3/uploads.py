@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey
 from wavelift.simulators.aws.s3 import listing, xml
+from wavelift.simulators.aws.s3.access import check_object_acl
 from wavelift.simulators.aws.s3.receive import KNOWN_CHECKSUMS, object_info, receive
 from wavelift.simulators.aws.s3.routes import address
 from wavelift.simulators.aws.s3.store import MAX_PARTS, Bucket, S3Store, StoredObject, Upload
@@ -56,6 +57,7 @@ class UploadCalls:
                 f"The FULL_OBJECT checksum type cannot be used with the {algorithm.lower()} checksum algorithm.",
                 400,
             )
+        check_object_acl(request.headers, self.store.bucket(bucket).access)
         info = object_info(request, self.store.bucket(bucket), self.find_key)
         upload = self.store.create_upload(bucket, key, info=info, algorithm=algorithm, checksum_type=kind)
         headers = {"x-amz-checksum-algorithm": algorithm, "x-amz-checksum-type": kind} if algorithm else {}

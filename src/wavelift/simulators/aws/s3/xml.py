@@ -13,6 +13,7 @@ from wavelift.simulators.aws.s3.store import ClaimedPart
 from wavelift.simulators.kit.message import Response
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
+TYPE: Final = "{http://www.w3.org/2001/XMLSchema-instance}type"
 CHECKSUMS: Final = ("SHA256", "SHA1", "CRC32")
 
 Value = str | int | bool | None | Mapping[str, "Value"] | Iterable["Value"]
@@ -48,20 +49,20 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
+def malformed(code: str = "MalformedXML") -> AwsError:
+    text = "The XML you provided was not well-formed or did not validate against our published schema"
+    return AwsError(code, text, 400)
+
+
 def _parse(body: bytes, root_name: str) -> ElementTree.Element:
-    malformed = AwsError(
-        "MalformedXML",
-        "The XML you provided was not well-formed or did not validate against our published schema",
-        400,
-    )
     try:
         root = ElementTree.fromstring(body)
     except ElementTree.ParseError:
-        raise malformed from None
+        raise malformed() from None
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
     if root.tag != root_name:
-        raise malformed
+        raise malformed()
     return root
 
 
@@ -94,6 +95,35 @@ def check_versioning(body: bytes) -> None:
 
 def parse_location(body: bytes) -> str:
     return (_parse(body, "CreateBucketConfiguration").findtext("LocationConstraint") or "").strip() if body else ""
+
+
+def parse_members(body: bytes, root_name: str) -> dict[str, str]:
+    """The children of a document by their names. Raises MalformedXML."""
+    return {each.tag: (each.text or "").strip() for each in _parse(body, root_name)}
+
+
+def parse_rows(body: bytes, root_name: str, row_name: str) -> list[dict[str, str]]:
+    """The same for each row of a document. Raises MalformedXML for another row."""
+    root = _parse(body, root_name)
+    if any(each.tag != row_name for each in root):
+        raise malformed()
+    return [{child.tag: (child.text or "").strip() for child in row} for row in root]
+
+
+def parse_acl(body: bytes) -> tuple[str, list[tuple[str, dict[str, str], str]]]:
+    """The owner's id, and of each grant the grantee's kind, its members and the permission. Raises AwsError."""
+    root = _parse(body, "AccessControlPolicy")
+    owner, rows = root.findtext("Owner/ID"), root.find("AccessControlList")
+    if owner is None or rows is None:
+        raise malformed("MalformedACLError")
+    found = []
+    for each in rows:
+        grantee, permission = each.find("Grantee"), each.findtext("Permission")
+        if each.tag != "Grant" or grantee is None or permission is None:
+            raise malformed("MalformedACLError")
+        members = {child.tag: (child.text or "").strip() for child in grantee}
+        found.append((grantee.get(TYPE, ""), members, permission.strip()))
+    return owner.strip(), found
 
 
 def parse_tags(body: bytes) -> dict[str, str]:

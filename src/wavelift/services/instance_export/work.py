@@ -1,0 +1,97 @@
+"""One export on its way: its row, its plan, and what it may have made outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.base.domain import Instant, Message
+from wavelift.base.errors import NotFoundError
+from wavelift.base.names import TAG_ATTEMPT, TAG_RUN
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger, exports
+from wavelift.ledger.export_records import InstanceExport
+from wavelift.rules.instance_export import ExportState
+from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlan
+from wavelift.services.dataplane.export_staging import made_with, run_of
+from wavelift.services.instance_export.runs import require_going
+
+
+class Made(Message):
+    """The column ``made`` of an export: it is written before what it names is made."""
+
+    attempt: int = 1
+    """Grows when a run is cleared after its end. Tokens, names and tags carry it."""
+    submission: int = 1
+    """Of a task of AWS in this attempt: it grows when AWS failed inside, so that another try submits another task."""
+    method: str = ""
+    """Empty: nothing was begun."""
+    image_id: str = ""
+    snapshot_ids: tuple[str, ...] = ()
+    """Of the image, or of the volumes."""
+    instant: Instant | None = None
+    """Of the volumes' snapshots."""
+    unseen: int = 0
+    """Looks at which AWS did not know the task."""
+
+
+def made_of(known: InstanceExport) -> Made:
+    return Made.load(known.made or {})
+
+
+def plan_of(known: InstanceExport) -> ExportPlan:
+    """:raises NotFoundError: it was not checked yet."""
+    if known.plan is None:
+        raise NotFoundError(
+            "The export was not checked yet", next_step="Clear the run's task `check`, with downstream", export=known.id
+        )
+    return ExportPlan.load(known.plan)
+
+
+def tag_of_run(known: InstanceExport) -> dict[str, str]:
+    """On everything that the export made, in every attempt."""
+    return {TAG_RUN: run_of(known.id)}
+
+
+class Work:
+    """One look at an export; each writes what it found to the row."""
+
+    def __init__(self, ledger: Ledger, access: AwsAccess, known: InstanceExport, ctx: RunContext) -> None:
+        self.ledger, self.access, self.known, self.ctx = ledger, access, known, ctx
+        self.made = made_of(known)
+
+    @property
+    def plan(self) -> ExportPlan:
+        return plan_of(self.known)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Of what this attempt makes."""
+        return {**made_with(self.plan), TAG_ATTEMPT: str(self.made.attempt)}
+
+    @property
+    def task_tags(self) -> dict[str, str]:
+        """Of a task of AWS: no other submission's is taken for it."""
+        return {**self.tags, TAG_ATTEMPT: f"{self.made.attempt}.{self.made.submission}"}
+
+    def write(self, moment: str, *, made: dict[str, Any] | None = None, **columns: Any) -> None:
+        """Record that something happened, and go on only if nobody has asked to cancel the export.
+
+        What was made is recorded also then: the removal reads it.
+
+        :param made: changes of :class:`Made`.
+        :raises PermanentError: the export was cancelled.
+        """
+        known = self.known
+        with self.ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
+            now = exports.get(tx, known.id, lock=True)
+            if now.state is ExportState.CANCELLING:
+                columns.pop("state", None)
+            if made is not None:
+                columns["made"] = made_of(now).model_copy(update=made).dump()
+            self.known = exports.note_time(tx, now, moment, at=self.ctx.clock.now(), by=self.ctx.run, **columns)
+        self.made = made_of(self.known)
+        require_going(self.known)
+
+    def order(self, key: str, **more: Any) -> ExportOrder:
+        return ExportOrder(plan=self.plan, key=key, task_id=self.known.task_id, **more)

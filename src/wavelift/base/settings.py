@@ -216,6 +216,15 @@ _OPTIONS: Final = (
         unit="import tasks",
     ),
     Option(
+        "exports_per_region",
+        "Instances that are exported at a time in one region of an account, of any method. More wait, deferred. AWS "
+        "allows 20 on request.",
+        Reader.CONTROL,
+        default="5",
+        kind="integer",
+        unit="export tasks",
+    ),
+    Option(
         "group_memory_hours",
         "How long a role is believed that a user was seen with, for `group:role/NAME` in an environment. Older: the "
         "user runs `wavelift whoami`.",

@@ -10,12 +10,15 @@ A key with a title is shown in the trigger form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wavelift.base.errors import SpecError
-from wavelift.rules.fields import ConnectionId
+from wavelift.rules.export_facts import DiskController, ExportFormat, ExportTarget, MethodChoice
+from wavelift.rules.export_plan import DEFAULT_VERIFY, ObjectPrefix, format_problem, verify_level
+from wavelift.rules.fields import ConnectionId, matched
+from wavelift.rules.flows import CUTOVER, MIGRATE
 from wavelift.rules.problem import MAX_LISTED, allowed, did_you_mean, dotted, quoted
 from wavelift.rules.queue import PriorityName
 from wavelift.rules.wording import problems_of
@@ -29,6 +32,8 @@ TestMode = Literal["test", "end"]
 LiveMode = Literal["plan", "migrate", "cancel"]
 NetworkMode = Literal["plan", "cutover", "revert", "finish"]
 """Only ``plan`` changes nothing outside; it is the rehearsal, too."""
+ExportMode = Literal["export", "check", "setup"]
+"""``check`` makes nothing; ``setup`` makes the bucket only."""
 LaunchOption = Literal["spec", "none", "running"]
 
 Names = Annotated[list[str], Field(min_length=1)]
@@ -63,6 +68,8 @@ class RunConf(BaseModel):
     """Mode → the keys that it knows beside ``mode`` and ``note``. Empty: every mode accepts every key."""
     needs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Mode → the keys of which it needs at least one."""
+    needed_words: ClassVar[str] = "a list of ids in quotes"
+    """What such a key takes."""
     null_is_absent: ClassVar[bool] = False
     """A key with null counts as left out, whatever its name."""
 
@@ -105,7 +112,7 @@ class RunConf(BaseModel):
         mode = getattr(self, "mode", "")
         needed = self.needs.get(mode, ())
         if needed and not any(getattr(self, name) for name in needed):
-            raise ValueError(f"mode {mode} needs {' or '.join(needed)}: a list of ids in quotes")
+            raise ValueError(f"mode {mode} needs {' or '.join(needed)}: {self.needed_words}")
         return self
 
 
@@ -319,3 +326,81 @@ class EnvironmentConf(RunConf):
 
     environment: str | None = Field(default=None, title="Environment", description="As its file is called.")
     note: Note = None
+
+
+ExportSubject = Annotated[
+    str,
+    matched(
+        rf"^(i-[0-9a-f]{{8,17}}|({MIGRATE.prefix}|{CUTOVER.prefix})[0-9a-f]{{12}})$",
+        f"the id of an instance such as 'i-0123456789abcdef0', or of the migration ({MIGRATE.prefix}…) or cutover "
+        f"({CUTOVER.prefix}…) that made it",
+    ),
+]
+_FORMATS: tuple[str | None, ...] = (*get_args(ExportFormat), None)
+
+
+class ExportConf(RunConf):
+    """A run of ``instance_export.<environment>``. Every mode accepts every key but ``grant``: the form sends them."""
+
+    needs: ClassVar = {"export": ("instance",), "check": ("instance",)}
+    needed_words: ClassVar = "the id of an instance, or of the migration or cutover that made it"
+    null_is_absent: ClassVar = True
+
+    instance: ExportSubject | None = Field(
+        default=None,
+        title="Instance",
+        description=f"Id of the instance (i-…), or of the migration ({MIGRATE.prefix}…) or cutover ({CUTOVER.prefix}…) "
+        "that made it. Not needed in mode setup.",
+    )
+    mode: ExportMode = Field(
+        default="export",
+        title="Mode",
+        description="check looks at bucket and instance, and makes nothing. setup makes the bucket of the region.",
+    )
+    method: MethodChoice = Field(
+        default="auto",
+        title="Method",
+        description="auto takes the first one that can. instance: AWS exports the instance, with one disk. image: AWS "
+        "exports an image of it, with one disk. direct: wavelift reads snapshots and writes an OVA, with any number of "
+        "disks.",
+    )
+    target: ExportTarget = Field(default="vmware", title="For", description="Where the machine will run.")
+    format: ExportFormat | None = Field(
+        default=None,
+        title="Format",
+        description="Empty: an OVA for VMware (with method image a VMDK), a VHD for the others.",
+        json_schema_extra={"enum": list(_FORMATS)},
+    )
+    prefix: ObjectPrefix | None = Field(
+        default=None,
+        title="Prefix",
+        description="Of the object's key, after the environment's prefix. It is taken as it stands: write the '/' at "
+        "the end of a folder.",
+    )
+    may_reboot: bool = Field(
+        default=False,
+        title="May reboot",
+        description="The instance may be restarted. Method instance needs this of a running one; with method image, "
+        "the image is of a guest that was shut down.",
+    )
+    controller: DiskController = Field(
+        default="lsilogic", title="Disk controller", description="Of the machine in an OVA that method direct writes."
+    )
+    verify: Annotated[str, AfterValidator(verify_level)] = Field(
+        default=DEFAULT_VERIFY,
+        title="Verify",
+        description="How much of an OVA of method direct is compared with its manifests: full, or sample:<per cent>.",
+    )
+    note: Note = None
+    grant: bool = Field(
+        default=False,
+        description="In mode setup: add the two grants of VM Import/Export to a bucket that exists already.",
+    )
+
+    @model_validator(mode="after")
+    def _what_fits_together(self) -> Self:
+        if self.grant and self.mode != "setup":
+            raise ValueError(f"grant has no effect in mode {self.mode}; it belongs to mode setup")
+        if self.mode != "setup" and (problem := format_problem(self.method, self.target, self.format)):
+            raise ValueError(f"format: {problem}")
+        return self

@@ -11,6 +11,7 @@ from wavelift.base.domain import Message
 from wavelift.base.printable import printable
 from wavelift.base.regions import partition_of
 from wavelift.rules.connectors import Connector
+from wavelift.rules.export_plan import ObjectPrefix, bucket_name, bucket_problem
 from wavelift.rules.fields import (
     FLAG,
     WHOLE,
@@ -25,7 +26,7 @@ from wavelift.rules.fields import (
     VpcId,
     matched,
 )
-from wavelift.rules.limits import ENVIRONMENT_LIMITS
+from wavelift.rules.limits import ENVIRONMENT_LIMITS, LIMITS
 from wavelift.rules.problem import Path, Problem, allowed, did_you_mean, quoted
 from wavelift.rules.wave_cutover import (
     AllocationId,
@@ -85,6 +86,20 @@ class Staging(Message):
     bucket: Bucket = Field(description="S3 bucket in the environment's region.")
     prefix: Prefix = Field(
         default="", description="Prefix of all staging objects and manifests; empty: the bucket's root."
+    )
+
+
+class Exports(Message):
+    """Where instances are exported to. Whether the name makes a bucket name, the region says, too."""
+
+    name: Text = Field(
+        description="Part of the name of the S3 bucket 'export-to-s3-<name>-<region>' (a-z, 0-9, '-'). Environments of "
+        "one account and region have the same."
+    )
+    prefix: ObjectPrefix = Field(
+        default="",
+        description="What the keys of all exported objects of this environment begin with, as it stands: a folder ends "
+        "with '/'. Empty: the bucket's root.",
     )
 
 
@@ -259,6 +274,10 @@ class Environment(Message):
     isolation: Isolation | None = Field(
         default=None, description="Where test instances are launched. Without it, nothing can be tested here."
     )
+    exports: Exports | None = Field(
+        default=None,
+        description="Where instances are exported to. Without it, no instance of this environment is exported.",
+    )
     network: Network = Field(default=Network(), description="What cutovers may change: nothing, unless it is listed.")
     instance_profiles: tuple[InstanceProfile, ...] = Field(
         default=(), max_length=MAX_CHOICES, description="Instance profiles that a wave may choose."
@@ -274,6 +293,11 @@ class Environment(Message):
         max_length=len(ENVIRONMENT_LIMITS),
         description="Service limits that AWS raised for this account, as name and value.",
     )
+
+    @property
+    def exports_bucket(self) -> str:
+        """The bucket of its exports; empty: no instance is exported here."""
+        return bucket_name(self.exports.name, self.region) if self.exports is not None else ""
 
 
 def is_key_arn(key: str) -> bool:
@@ -296,18 +320,42 @@ def environment_problems(environment: Environment) -> list[Problem]:
         if subnet in environment.subnets:
             words = f"'{subnet}' is among 'subnets', where migrated servers are: a test instance there is not isolated"
             problems.append(Problem(("isolation", "subnets", index), words))
-    for name in environment.limits:
-        if name not in ENVIRONMENT_LIMITS:
-            hint = did_you_mean(name, ENVIRONMENT_LIMITS)
-            problems.append(
-                Problem(("limits", name), f"unknown limit {quoted(name)}{hint}; {allowed(sorted(ENVIRONMENT_LIMITS))}")
-            )
+    if environment.exports and (words := bucket_problem(environment.exports.name, environment.region)):
+        problems.append(Problem(("exports", "name"), words))
+    problems += _limit_problems(environment.limits)
     for field in ("subnets", "security_groups", "instance_types"):
         problems += repeated((field,), getattr(environment, field))
     for index, source in enumerate(environment.sources):
         problems += repeated(("sources", index, "connectors"), source.connectors)
     connections = tuple(source.connection for source in environment.sources)
     return problems + repeated(("sources",), connections, "connection")
+
+
+def _limit_problems(limits: Mapping[str, int]) -> list[Problem]:
+    problems = []
+    for name, value in limits.items():
+        if name not in ENVIRONMENT_LIMITS:
+            hint = did_you_mean(name, ENVIRONMENT_LIMITS)
+            words = f"unknown limit {quoted(name)}{hint}; {allowed(sorted(ENVIRONMENT_LIMITS))}"
+            problems.append(Problem(("limits", name), words))
+        elif words := LIMITS[name].refusal(value):
+            problems.append(Problem(("limits", name), words))
+    return problems
+
+
+def named_apart(own: Exports, others: Mapping[str, str]) -> list[Problem]:
+    """Exports that go into another bucket than those of the same account and region: each region has one.
+
+    :param others: environment of the same account and region → the name in its exports.
+    """
+    apart = next((name for name in sorted(others) if others[name] != own.name), None)
+    if apart is None:
+        return []
+    words = (
+        f"environment '{apart}' of the same account and region has {quoted(others[apart])}: a region has one bucket "
+        "for exports; give both the same name"
+    )
+    return [Problem(("exports", "name"), words)]
 
 
 def missing_keys(account: object, may: object) -> list[Problem]:

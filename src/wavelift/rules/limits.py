@@ -39,7 +39,10 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit. ``source`` names the requirement, or the document and its date."""
+    """One limit. ``source`` names the requirement, or the document and its date.
+
+    :param most: to which the service raises it; 0: that is not known.
+    """
 
     name: str
     value: int
@@ -47,6 +50,13 @@ class Limit:
     scope: Scope
     source: str
     on_exceed: OnExceed
+    most: int = 0
+
+    def refusal(self, value: int) -> str:
+        """Why it can't be set to this value; empty: it can."""
+        if value < 1:
+            return "it must be at least 1"
+        return f"it must be at most {self.most}: AWS raises it no further" if 0 < self.most < value else ""
 
     def exceeded(self, value: float) -> bool:
         """Whether ``value``, in this limit's unit, is more than is allowed."""
@@ -72,8 +82,17 @@ _TABLE: Final = (
         int(OPTIONS["imports_per_region"].default),
         "import tasks",
         Scope.REGION,
-        "AMP-04; VIE-04 for exports",
+        "AMP-04",
         OnExceed.WAIT,
+    ),
+    Limit(
+        "exports_per_region",
+        int(OPTIONS["exports_per_region"].default),
+        "export tasks",
+        Scope.REGION,
+        "VIE-04: 5 conversion tasks per region, which AWS raises to 20",
+        OnExceed.WAIT,
+        most=20,
     ),
     Limit(
         "migrations_per_account",
@@ -223,7 +242,7 @@ def limits(overrides: Mapping[str, int] | None = None) -> dict[str, Limit]:
             raise SpecError(
                 f"Limit '{name}' is defined by a format and can't be set", next_step=f"Names {allowed(settable)}"
             )
-        if value < 1:
-            raise SpecError(f"Limit '{name}' is {value}", next_step="It must be at least 1")
+        if refusal := limit.refusal(value):
+            raise SpecError(f"Limit '{name}' is {value}: {refusal}", next_step="Set another value")
         table[name] = replace(limit, value=value, source=f"configured; default {limit.value} from {limit.source}")
     return table

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from wavelift.rules.environment import PRINCIPALS, Environment, environment_problems, missing_keys
+from wavelift.rules.environment import PRINCIPALS, Environment, environment_problems, missing_keys, named_apart
 from wavelift.rules.hcx_environment import AnyEnvironment, HcxEnvironment, hcx_environment_problems
 from wavelift.rules.principals import Principals, unknown_groups
 from wavelift.rules.problem import Problem, allowed, did_you_mean
 from wavelift.specs.document import Document
-from wavelift.specs.files import OTHER_SUFFIX, SUFFIX, Read, isolated, unread, wrong_stem
+from wavelift.specs.files import OTHER_SUFFIX, SUFFIX, Read, isolated, spec_files, unread, wrong_stem
 from wavelift.specs.issues import Issue, shown
 from wavelift.specs.kinds import KINDS, aws_environment_value, choice, hcx_environment_value
 from wavelift.specs.validate import validated
@@ -23,6 +24,7 @@ class Environments:
         self.folder = folder
         self._read: dict[str, AnyEnvironment | None] = {}
         self._principals: list[Principals | None] = []
+        self._exports: list[dict[str, tuple[str, str, str]]] = []
         self.issues: list[Issue] = []
 
     @property
@@ -55,11 +57,32 @@ class Environments:
     def environment(self, document: Document) -> Read[AnyEnvironment]:
         """The environment of a file, or its issues. Its groups must be known, unless their file has errors."""
         environment, issues = read_environment(document)
+        if isinstance(environment, Environment):
+            issues += [document.issue(problem) for problem in self._apart(environment, document)]
         principals = self.principals()
-        if environment is None or environment.may is None or principals is None:
-            return environment, issues
-        issues += [document.issue(problem) for problem in unknown_groups(environment.may, principals)]
+        if environment is not None and environment.may is not None and principals is not None:
+            issues += [document.issue(problem) for problem in unknown_groups(environment.may, principals)]
         return (None if issues else environment), issues
+
+    def _apart(self, own: Environment, document: Document) -> list[Problem]:
+        """Other files are read only for an environment that has exports. What else is wrong in them does not matter."""
+        if own.exports is None:
+            return []
+        if not self._exports:
+            self._exports.append(dict(self._exports_of_files()))
+        here = (own.account, own.region)
+        beside = {stem: name for stem, (*place, name) in self._exports[0].items() if (*place,) == here}
+        beside.pop(document.path.stem, None)
+        return named_apart(own.exports, beside)
+
+    def _exports_of_files(self) -> Iterator[tuple[str, tuple[str, str, str]]]:
+        """File → account, region and name of its exports, as they are written."""
+        for path in spec_files(self.folder, []):
+            value, _ = isolated(path, lambda document: (document.value or {}, []))
+            account, region, exports = ((value or {}).get(key) for key in ("account", "region", "exports"))
+            name = exports.get("name") if isinstance(exports, dict) else None
+            if isinstance(account, str) and isinstance(region, str) and isinstance(name, str):
+                yield path.stem, (account, region, name)
 
     def named(self, name: str) -> tuple[AnyEnvironment | None, str]:
         """The environment of this name that may be used, or why there is none."""

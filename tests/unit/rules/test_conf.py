@@ -9,6 +9,8 @@ import pytest
 from wavelift.base.errors import SpecError
 from wavelift.rules.conf import (
     BackupConf,
+    ExportConf,
+    ExportMode,
     HealthConf,
     ImportConf,
     LiveConf,
@@ -21,7 +23,7 @@ from wavelift.rules.conf import (
     ReplicateMode,
     RunConf,
 )
-from wavelift.rules.flows import LIVE, MIGRATE, NETWORK, REPLICATE, Flow
+from wavelift.rules.flows import EXPORT, LIVE, MIGRATE, NETWORK, REPLICATE, Flow
 
 pytestmark = pytest.mark.unit
 FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "note": None}
@@ -63,6 +65,35 @@ FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "n
         (LiveConf, {"server": ["a"]}, "unknown key 'server' (did you mean 'servers'?)"),
         (NetworkConf, {"mode": "unextend"}, "mode: 'unextend' is not a valid value; allowed: plan, cutover, revert"),
         (NetworkConf, {"force": True}, "unknown key 'force'"),
+        (ExportConf, {}, "mode export needs instance: the id of an instance, or of the migration or cutover"),
+        (ExportConf, {"mode": "check"}, "mode check needs instance"),
+        (ExportConf, {"instance": "i-123"}, "instance: 'i-123' is not the id of an instance such as 'i-0123456789abcd"),
+        (ExportConf, {"instance": "run-0123456789ab"}, "instance: 'run-0123456789ab' is not the id of an instance"),
+        (ExportConf, {"instance": ["i-0123456789abcdef0"]}, "instance: must be text, not a list"),
+        (ExportConf, {"method": "ovf"}, "method: 'ovf' is not a valid value; allowed: auto, instance, image, direct"),
+        (ExportConf, {"target": "kvm"}, "target: 'kvm' is not a valid value; allowed: vmware, citrix, microsoft"),
+        (ExportConf, {"format": "qcow2"}, "format: 'qcow2' is not a valid value; allowed: ova, vmdk, vhd, raw"),
+        (
+            ExportConf,
+            {"instance": "i-0123abcd", "method": "instance", "target": "citrix", "format": "ova"},
+            "format: method instance writes no ova for target citrix; allowed: vhd",
+        ),
+        (
+            ExportConf,
+            {"instance": "i-0123abcd", "method": "direct", "target": "microsoft"},
+            "format: method direct writes nothing for target microsoft; allowed: instance, image",
+        ),
+        (ExportConf, {"prefix": "../x"}, "prefix: '../x' is not an S3 prefix: no '..'"),
+        (ExportConf, {"prefix": "x" * 513}, "a prefix has at most 512 characters"),
+        (ExportConf, {"verify": "off"}, "verify: an export is always verified; allowed: full, sample:<pct>"),
+        (ExportConf, {"controller": "ide"}, "controller: 'ide' is not a valid value; allowed: lsilogic, pvscsi, sata"),
+        (ExportConf, {"may_reboot": "true"}, "may_reboot: must be true or false, not 'true'"),
+        (
+            ExportConf,
+            {"instance": "i-0123abcd", "grant": True},
+            "grant has no effect in mode export; it belongs to mode",
+        ),
+        (ExportConf, {"instances": ["i-0123abcd"]}, "unknown key 'instances' (did you mean 'instance'?)"),
         (HealthConf, {"region": False}, "region: must be text, not false; put it in quotes"),
     ],
 )
@@ -78,7 +109,13 @@ def test_what_is_wrong_is_told_with_key_value_and_what_is_allowed(
 
 @pytest.mark.parametrize(
     ("flow", "modes"),
-    [(MIGRATE, MigrateMode), (REPLICATE, ReplicateMode), (LIVE, LiveMode), (NETWORK, NetworkMode)],
+    [
+        (MIGRATE, MigrateMode),
+        (REPLICATE, ReplicateMode),
+        (LIVE, LiveMode),
+        (NETWORK, NetworkMode),
+        (EXPORT, ExportMode),
+    ],
 )
 def test_a_conf_has_the_modes_of_its_flow(flow: Flow, modes: Any) -> None:
     assert get_args(modes) == tuple(mode.name for mode in flow.modes)
@@ -111,6 +148,21 @@ def test_null_counts_as_left_out_in_a_replicate_run() -> None:
     empty = {"mode": None, "servers": None, "jobs": None, "runs": None, "note": None, "bogus": None}
     assert ReplicateConf.read(empty) == ReplicateConf()
     assert ReplicateConf.read(empty).mode == "replicate"
+
+
+@pytest.mark.parametrize("id", ["i-0123abcd", "i-0123456789abcdef0", "mig-0123456789ab", "cut-0123456789ab"])
+def test_an_export_names_its_instance_or_what_made_it(id: str) -> None:
+    conf = ExportConf.read({"instance": id})
+    assert (conf.instance, conf.mode, conf.method, conf.target, conf.format) == (id, "export", "auto", "vmware", None)
+    assert (conf.prefix, conf.may_reboot, conf.controller, conf.verify) == (None, False, "lsilogic", "sample:1")
+
+
+def test_the_form_of_an_export_can_be_sent_in_every_mode() -> None:
+    """With null for what was left empty. Nothing that it shows keeps mode setup from running."""
+    filled = {name: field.default for name, field in ExportConf.model_fields.items() if field.title}
+    assert ExportConf.read({**filled, "mode": "setup"}).mode == "setup"
+    assert ExportConf.read({"mode": "setup", "grant": True}).grant
+    assert ExportConf.read({**filled, "instance": "i-0123abcd", "format": "vmdk"}).format == "vmdk"
 
 
 @pytest.mark.parametrize("model", [MigrateConf, ReplicateConf, ImportConf, HealthConf])

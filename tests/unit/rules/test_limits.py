@@ -16,6 +16,7 @@ def test_amp_04_amp_06_and_sms_10_have_their_documented_defaults() -> None:
     found = {name: (limit.value, limit.unit, limit.on_exceed) for name, limit in limits().items()}
     assert found["transfers_per_connector"] == (4, "transfers", OnExceed.WAIT)
     assert found["imports_per_region"] == (5, "import tasks", OnExceed.WAIT)
+    assert found["exports_per_region"] == (5, "export tasks", OnExceed.WAIT)
     assert found["migrations_per_account"] == (50, "VMs", OnExceed.WAIT)
     assert found["compressed_disk_bytes"] == (215_000_000_000, "bytes", OnExceed.WARN)
     assert found["volumes_per_image"] == (21, "volumes", OnExceed.REFUSE)
@@ -24,6 +25,7 @@ def test_amp_04_amp_06_and_sms_10_have_their_documented_defaults() -> None:
 
 @given(st.sampled_from(sorted(name for name, limit in LIMITS.items() if limit.settable)), st.integers(1, 10**15))
 def test_a_setting_replaces_its_own_default_only(name: str, value: int) -> None:
+    value = min(value, LIMITS[name].most or value)
     changed = limits({name: value})
     assert changed[name].value == value
     assert str(LIMITS[name].value) in changed[name].source
@@ -40,6 +42,7 @@ def test_a_setting_replaces_its_own_default_only(name: str, value: int) -> None:
         ("transfer_per_connector", 1, "did you mean 'transfers_per_connector'"),
         ("object_parts", 5, "defined by a format"),
         ("imports_per_region", 0, "must be at least 1"),
+        ("exports_per_region", 21, "is 21: it must be at most 20: AWS raises it no further"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: int, words: str) -> None:
@@ -47,6 +50,15 @@ def test_a_wrong_setting_is_named(name: str, value: int, words: str) -> None:
         limits({name: value})
 
 
+@given(st.integers(-3, 40))
+def test_vie_04_exports_are_raised_to_20_at_most(value: int) -> None:
+    limit = LIMITS["exports_per_region"]
+    assert (limit.refusal(value) == "") is (1 <= value <= 20)
+    assert "VIE-04" in limit.source
+    assert "VIE-04" not in LIMITS["imports_per_region"].source, "it counts imports only"
+    assert LIMITS["imports_per_region"].refusal(value) == ("" if value >= 1 else "it must be at least 1")
+
+
 def test_environments_override_what_aws_raises() -> None:
-    assert {"imports_per_region", "migrations_per_account"} <= ENVIRONMENT_LIMITS <= set(LIMITS)
+    assert {"exports_per_region", "imports_per_region", "migrations_per_account"} <= ENVIRONMENT_LIMITS <= set(LIMITS)
     assert "transfers_per_connector" not in ENVIRONMENT_LIMITS

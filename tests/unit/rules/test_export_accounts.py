@@ -1,0 +1,74 @@
+"""The canonical ids of VM Import/Export: the table of AWS's page, region by region."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from typing import Any, Final
+
+import pytest
+
+from wavelift.base.regions import partition_of, partitions
+from wavelift.rules.export_accounts import export_account
+
+pytestmark = pytest.mark.unit
+DEFAULT: Final = "c4d8eabf8db69dbe46bfe0e517100c554f01200b104d59cd408e777ba442a322"
+
+
+@pytest.fixture
+def table() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        resources.files("wavelift.rules").joinpath("data/export_accounts.json").read_text("utf-8")
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("region", "id"),
+    [
+        ("af-south-1", "3f7744aeebaf91dd60ab135eb1cf908700c8d2bc9133e61261e6c582be6e33ee"),
+        ("ap-east-1", "97ee7ab57cc9b5034f31e107741a968e595c0d7a19ec23330eae8d045a46edfb"),
+        ("ap-south-2", "77ab5ec9eac9ade710b7defed37fe0640f93c5eb76ea65a64da49930965f18ca"),
+        ("ap-southeast-3", "de34aaa6b2875fa3d5086459cb4e03147cf1a9f7d03d82f02bedb991ff3d1df5"),
+        ("ap-southeast-4", "8b8ea36ab97c280aa8558c57a380353ac7712f01f82c21598afbb17e188b9ad5"),
+        ("ap-northeast-3", "40f22ffd22d6db3b71544ed6cd00c8952d8b0a63a87d58d5b074ec60397db8c9"),
+        ("ca-west-1", "78e12f8d798f89502177975c4ccdac686c583765cea2bf06e9b34224e2953c83"),
+        ("eu-south-1", "04636d9a349e458b0c1cbf1421858b9788b4ec28b066148d4907bb15c52b5b9c"),
+        ("eu-south-2", "6e81c4c52a37a7f59e103625162ed97bcd0e646593adb107d21310d093151518"),
+        ("eu-central-2", "5d9fcea77b2fb3df05fc15c893f212ae1d02adb4b24c13e18586db728a48da67"),
+        ("il-central-1", "328a78de7561501444823ebeb59152eca7cb58fee2fe2e4223c2cdd9f93ae931"),
+        ("me-south-1", "aa763f2cf70006650562c62a09433f04353db3cba6ba6aeb3550fdc8065d3d9f"),
+        ("me-central-1", "7d3018832562b7b6c126f5832211fae90bd3eee3ed3afde192d990690267e475"),
+        ("cn-north-1", "834bafd86b15b6ca71074df0fd1f93d234b9d5e848a2cb31f880c149003ce36f"),
+        ("cn-northwest-1", "834bafd86b15b6ca71074df0fd1f93d234b9d5e848a2cb31f880c149003ce36f"),
+        ("us-gov-east-1", "af913ca13efe7a94b88392711f6cfc8aa07c9d1454d4f190a624b126733a5602"),
+        ("us-gov-west-1", "af913ca13efe7a94b88392711f6cfc8aa07c9d1454d4f190a624b126733a5602"),
+        ("eu-central-1", DEFAULT),
+        ("us-east-1", DEFAULT),
+        ("ap-southeast-5", DEFAULT),
+    ],
+)
+def test_vie_02_each_region_has_the_id_of_the_document(region: str, id: str) -> None:
+    assert export_account(region) == id
+
+
+def test_the_table_names_regions_that_exist_each_once_with_source_and_date(table: dict[str, Any]) -> None:
+    assert table["source"]
+    assert table["date"]
+    rows = table["accounts"]
+    assert len(rows) == 15
+    named = [region for row in rows for region in row["regions"]]
+    assert len(set(named)) == len(named) == 17
+    assert all(partition_of(region) for region in named)
+    ids = [*(row["id"] for row in rows), table["default"]]
+    assert len(set(ids)) == 16
+    assert all(re.fullmatch("[0-9a-f]{64}", id) for id in ids)
+
+
+def test_a_partition_of_its_own_shares_no_id_with_the_commercial_one() -> None:
+    found = {each.name: each.regions for each in partitions() if each.name in ("aws-cn", "aws-us-gov")}
+    assert len(found) == 2
+    for regions in found.values():
+        assert regions
+        assert len({export_account(region) for region in regions} - {DEFAULT}) == 1

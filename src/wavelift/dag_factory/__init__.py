@@ -23,7 +23,7 @@ from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.dag_factory.trial import test_dag
 from wavelift.rules.flows import FLOWS
 from wavelift.rules.plans import WaveShape
-from wavelift.specs import UsableWaves, usable_networks, usable_waves
+from wavelift.specs import UsableWaves, usable_exports, usable_networks, usable_waves
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ def raise_spec_errors() -> None:
     if get_parsing_context().dag_id:
         return
     networks = usable_networks(config.networks_folder(), config.environments_folder(), config.last_valid_folder())
-    errors = list(dict.fromkeys((*_usable(only=None).errors, *networks.errors)))
+    exports = usable_exports(config.environments_folder(), config.last_valid_folder())
+    errors = list(dict.fromkeys((*_usable(only=None).errors, *networks.errors, *exports.errors)))
     try:
         notifiers.check()
     except SpecError as error:

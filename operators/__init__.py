@@ -74,9 +74,20 @@ if TYPE_CHECKING:
     from wavelift.operators.control.cutover_watch import CutoverUpkeepOperator as CutoverUpkeepOperator
     from wavelift.operators.control.cutover_watch import JudgeSourcesOperator as JudgeSourcesOperator
     from wavelift.operators.control.cutover_watch import WatchedSourcesOperator as WatchedSourcesOperator
+    from wavelift.operators.control.export import AdmitExportOperator as AdmitExportOperator
+    from wavelift.operators.control.export import BeginExportOperator as BeginExportOperator
+    from wavelift.operators.control.export import CheckExportOperator as CheckExportOperator
+    from wavelift.operators.control.export import ExportReportOperator as ExportReportOperator
+    from wavelift.operators.control.export import RecordExportOperator as RecordExportOperator
+    from wavelift.operators.control.export import ReleaseExportOperator as ReleaseExportOperator
+    from wavelift.operators.control.export import RemoveExportOperator as RemoveExportOperator
+    from wavelift.operators.control.export import ReserveExportOperator as ReserveExportOperator
+    from wavelift.operators.control.export import SetupExportOperator as SetupExportOperator
+    from wavelift.operators.control.export_upkeep import ExportUpkeepOperator as ExportUpkeepOperator
     from wavelift.operators.control.image import AmiOperator as AmiOperator
     from wavelift.operators.control.image import ImportImageOperator as ImportImageOperator
     from wavelift.operators.control.image import ImportServerOperator as ImportServerOperator
+    from wavelift.operators.control.instance_export import InstanceExportOperator as InstanceExportOperator
     from wavelift.operators.control.launch import LaunchImportedOperator as LaunchImportedOperator
     from wavelift.operators.control.launch import LaunchInstanceOperator as LaunchInstanceOperator
     from wavelift.operators.control.live_move import ApproveSwitchoverOperator as ApproveSwitchoverOperator
@@ -211,11 +222,24 @@ OPERATORS: Final = {
         "SwitchOperator",
     ),
     "control.cutover_watch": ("CutoverUpkeepOperator", "JudgeSourcesOperator", "WatchedSourcesOperator"),
+    "control.export": (
+        "AdmitExportOperator",
+        "BeginExportOperator",
+        "CheckExportOperator",
+        "ExportReportOperator",
+        "RecordExportOperator",
+        "ReleaseExportOperator",
+        "RemoveExportOperator",
+        "ReserveExportOperator",
+        "SetupExportOperator",
+    ),
+    "control.export_upkeep": ("ExportUpkeepOperator",),
     "control.image": (
         "AmiOperator",
         "ImportImageOperator",
         "ImportServerOperator",
     ),
+    "control.instance_export": ("InstanceExportOperator",),
     "control.launch": (
         "LaunchImportedOperator",
         "LaunchInstanceOperator",

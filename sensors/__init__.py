@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wavelift.sensors.exports import InstanceExportSensor
     from wavelift.sensors.hcx import HcxMigrationSensor
     from wavelift.sensors.imports import ImportImageSensor
     from wavelift.sensors.network import NetworkCutoverSensor
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _HOME = {
     "HcxMigrationSensor": "hcx",
     "ImportImageSensor": "imports",
+    "InstanceExportSensor": "exports",
     "NetworkCutoverSensor": "network",
     "ReplicationRunSensor": "replication",
     "VmPowerStateSensor": "power",
@@ -22,6 +24,7 @@ _HOME = {
 __all__ = [
     "HcxMigrationSensor",
     "ImportImageSensor",
+    "InstanceExportSensor",
     "NetworkCutoverSensor",
     "ReplicationRunSensor",
     "VmPowerStateSensor",

@@ -31,9 +31,7 @@ class ReadInstanceOperator(EnvironmentOperator):
         order = ExportOrder.load(self.order)
         access = self.aws_of(order.plan.place)
         with self.moving(context, order.plan.instance.instance_id) as ctx:
-            written = read_instance(
-                access, order, ctx, line=config.line(), workers=config.integer("transfer_workers")
-            )
+            written = read_instance(access, order, ctx, line=config.line(), workers=config.integer("transfer_workers"))
         return dict(written.dump())
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from wavelift.operators.control._waiting import WaitingOperator
-from wavelift.operators.control.cutover_plan import is_asleep
+from wavelift.operators.control._starting import StartingOperator
 from wavelift.operators.control.network import present_place
 from wavelift.rules.network_cutover import NetworkState
 
@@ -26,7 +25,7 @@ GOALS: Final = {
 """Mode → states with which it is reached."""
 
 
-class NetworkCutoverOperator(WaitingOperator):
+class NetworkCutoverOperator(StartingOperator):
     """Cut a network over, as ``POST /networks/{name}/cutovers`` does, and wait, deferred, until its run has ended.
 
     Control plane. Whoever triggered this DAG run must be allowed to cut over in the network's environment. The same
@@ -48,8 +47,6 @@ class NetworkCutoverOperator(WaitingOperator):
     note: str = ""
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow import config
-        from wavelift.airflow.triggers.instant import ENDED, DagRunTrigger
         from wavelift.base.errors import PermanentError
         from wavelift.rules.conf import NetworkConf
         from wavelift.services.network.requests import named_run
@@ -62,25 +59,15 @@ class NetworkCutoverOperator(WaitingOperator):
                 next_step=f"Use one of {', '.join(GOALS)}",
                 network=self.network,
             )
-        run = named_run(self.network, conf, self._name(context))
+        run = named_run(self.network, conf, self.request_name(context))
         with self.ledger() as ledger:
             known = self._asked(ledger, conf, run, context)
-            state: Any = context["ti"].get_dagrun_state(run.dag_id, run.dag_run_id)
-            if str(getattr(state, "value", state)) in ENDED:
+            if self.has_ended(context, run):
                 return self._told(ledger, known.id, conf, run)
-        self.log.info("waits for %s", run)
-        self.wait_for(DagRunTrigger(dag_id=run.dag_id, run_id=run.dag_run_id, poll_seconds=config.poll_seconds()))
-
-    def _name(self, context: Context) -> str:
-        from wavelift.base.names import run_hash, run_key
-
-        ti = context["ti"]
-        return self.request_id or run_hash(run_key(ti.dag_id, ti.run_id, f"{ti.task_id}[{ti.map_index}]"))
+        self.wait_for_end(run)
 
     def _asked(self, ledger: Ledger, conf: NetworkConf, run: DagRun, context: Context) -> NetworkCutover:
         """The cutover of the request, whose DAG run is there."""
-        from wavelift.airflow.runs import start_run
-        from wavelift.base.errors import PermanentError
         from wavelift.rules.authority import Action
         from wavelift.services.common.authority import require
         from wavelift.services.network import requests
@@ -91,20 +78,12 @@ class NetworkCutoverOperator(WaitingOperator):
         place, own = present_place(self.network), self.server_context(context)
         environment = place.environment.environment
         require(ledger, own.asker, environment, Action.CUT_OVER, rights=self.rights(), clock=own.clock)
-        if is_asleep(context, run.dag_id):
-            raise PermanentError(
-                f"The DAG {run.dag_id} is paused, or Airflow does not have it: nothing of it starts",
-                next_step=f"Unpause {run.dag_id}, then clear this task",
-            )
-        made = requests.reserve(ledger, place, conf, replace(own, run=run), request_id=self._name(context))
+        self.require_awake(context, run.dag_id)
+        made = requests.reserve(ledger, place, conf, replace(own, run=run), request_id=self.request_name(context))
         assert made is not None  # every mode here has one
         if conf.mode != "cutover":  # the run is about this one, whatever is open when it begins
             conf = conf.model_copy(update={"cutover": made.id})
-        try:
-            start_run(run, conf.given(), note=self.note)
-        except Exception:
-            requests.give_back(ledger, run, own.clock)
-            raise
+        self.start(run, conf.given(), note=self.note, give_back=lambda: requests.give_back(ledger, run, own.clock))
         self.log.info("%s: %s, run %s", self.network, made.id, run.dag_run_id)
         return made
 

@@ -161,5 +161,6 @@ class Outside:
         assert set(after["images"]) == copied | {one.image_id for one in rows if one.image_id}
         named = self.snapshots_of_copies() | {id for one in rows for id in one.snapshot_ids}
         assert {one["id"] for one in after["snapshots"]} == named
-        assert after["import_tasks"] == aws_before["import_tasks"]
-        assert not after["buckets"][BUCKET]["uploads"]
+        for tasks in ("import_tasks", "export_tasks"):
+            assert after[tasks] == aws_before[tasks]
+        assert not [upload for bucket in after["buckets"].values() for upload in bucket["uploads"]]

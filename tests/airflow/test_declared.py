@@ -13,10 +13,12 @@ from airflow.sdk import DAG
 import wavelift.operators
 import wavelift.sensors
 from wavelift.dag_factory import _makers
+from wavelift.dag_factory.exports import export_dag
 from wavelift.dag_factory.network import network_dag
 from wavelift.operators._base import WaveliftOperator
 from wavelift.operators.connector._plane import ConnectorOperator, EnvironmentOperator
 from wavelift.operators.control._plane import ControlOperator
+from wavelift.rules.export_shape import ExportShape
 from wavelift.rules.flows import EVERY_FLOW, Flow, Plane
 from wavelift.rules.network_plans import NetworkShape
 from wavelift.rules.plans import WaveShape
@@ -38,7 +40,12 @@ NET: Final = NetworkShape(
     destination_queue="destination",
     probe_queue="probes",
 )
-MADE: Final = [*(make(shape) for shape in (SHAPE, HCX) for make in _makers(shape)), network_dag(NET)]
+EXPORTS: Final = ExportShape(environment="erp", queue="near-aws")
+MADE: Final = [
+    *(make(shape) for shape in (SHAPE, HCX) for make in _makers(shape)),
+    network_dag(NET),
+    export_dag(EXPORTS),
+]
 DAGS: Final = {dag.dag_id: dag for dag in MADE}
 KINDS: Final[dict[Plane, type[WaveliftOperator]]] = {
     Plane.CONTROL: ControlOperator,

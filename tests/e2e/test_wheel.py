@@ -201,6 +201,7 @@ def test_its_command_works(installed: Installed, tmp_path: Path) -> None:
         "waves.py",
         "wave_errors.py",
         "networks.py",
+        "exports.py",
         "catalog.py",
         "waves",
         "environments",

@@ -10,8 +10,8 @@ TAG_RUN: Final = "wavelift:run"
 TAG_SERVER: Final = "wavelift:server"
 TAG_WAVE: Final = "wavelift:wave"
 TAG_ATTEMPT: Final = "wavelift:attempt"
-"""Of what an export makes: a run that is cleared after its end begins anew, and must not take what its last attempt left
-for its own."""
+"""Of what an export makes: a run that is cleared after its end begins anew, and must not take what its last attempt
+left for its own."""
 SNAPSHOT_PREFIX: Final = "wavelift-"
 ON_DEMAND: Final = "on_demand__"
 """Of the ids of DAG runs that are asked for by name: Airflow gives its own others, so that a name which a caller chose

@@ -9,7 +9,7 @@ from typing import Final
 
 import wavelift
 
-FILES: Final = ("waves.py", "wave_errors.py", "networks.py", "catalog.py")
+FILES: Final = ("waves.py", "wave_errors.py", "networks.py", "exports.py", "catalog.py")
 """What a DAGs folder needs."""
 FOLDERS: Final = ("waves", "environments", "networks")
 """What belongs beside them: the folders of the specs."""

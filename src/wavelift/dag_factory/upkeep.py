@@ -20,6 +20,7 @@ from wavelift.operators.control.cutover_watch import (
     JudgeSourcesOperator,
     WatchedSourcesOperator,
 )
+from wavelift.operators.control.export_upkeep import ExportUpkeepOperator
 from wavelift.rules.connectors import DEFAULT_CONNECTOR, UPKEEP_DAG, WATCH_DAG, connector_of, dag_id_of
 from wavelift.specs import usable_waves
 
@@ -35,7 +36,8 @@ file says `fence: enforce`, its network cards are disconnected again.
 """
 UPKEEP_DOC: Final = """
 Alerts for servers that perhaps nobody serves, and for networks that perhaps nobody routes: their cutover broke, or its
-way back did, and no run is about it any more. Terminates test instances whose time is over.
+way back did, and no run is about it any more. Terminates test instances whose time is over. Ends instance exports whose
+run was killed, and removes what they made.
 """
 
 
@@ -83,9 +85,10 @@ def watch_dag(connector: str) -> DAG:
 
 
 def upkeep_dag() -> DAG:
-    dag = _dag(UPKEEP_DAG, "Alert for what nobody serves or routes, and end test instances", UPKEEP_DOC)
+    dag = _dag(UPKEEP_DAG, "Alert for what nobody serves or routes, end test instances and dead exports", UPKEEP_DOC)
     with dag:
         CutoverUpkeepOperator(task_id="upkeep")
+        ExportUpkeepOperator(task_id="exports")  # of its own: an account that does not answer holds no alert back
     return dag
 
 

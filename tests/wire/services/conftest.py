@@ -24,6 +24,7 @@ from wavelift.simulators.aws import AwsSimulator, Bootstrap
 from wavelift.simulators.aws import start as start_aws
 from wavelift.simulators.vcenter import SimDatastore, VCenterSimulator
 
+from .export_lab import ExportLab, exports_bucket, make_image
 from .journey import Stage
 from .servers import LIMITED, MOVER, STORES, VICTIM, fleet
 
@@ -143,3 +144,47 @@ def stage(
         _sweep(made)  # for the next test's sake; this one has failed
     assert json.dumps(after, indent=1, sort_keys=True) == json.dumps(before, indent=1, sort_keys=True)
     assert not clashes, [str(clash) for clash in clashes]
+
+
+# --- exports of instances, which need no vCenter ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported_image(aws_simulator: AwsSimulator, account: Bootstrap) -> Iterator[tuple[str, list[dict[int, bytes]]]]:
+    """An AMI of two disks, and what they hold."""
+    image, snapshot_ids, contents = make_image(aws_simulator)
+    yield image, contents
+    ec2 = aws_simulator.client("ec2")
+    ec2.deregister_image(ImageId=image)
+    for snapshot_id in snapshot_ids:
+        ec2.delete_snapshot(SnapshotId=snapshot_id)
+
+
+@pytest.fixture
+def lab(
+    aws_simulator: AwsSimulator,
+    account: Bootstrap,
+    shared_access: AwsAccess,
+    exported_image: tuple[str, list[dict[int, bytes]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[ExportLab]:
+    """An instance with two disks and a bucket for exports. The test fails when it leaves an upload, an object, a
+    snapshot or a thread."""
+    monkeypatch.setattr(bulk, "RetryPolicy", lambda **_: QUICK)
+    before, threads = aws_simulator.state(), set(threading.enumerate())
+    image, contents = exported_image
+    with exports_bucket(aws_simulator) as bucket:
+        made = ExportLab(
+            aws_simulator, shared_access, bucket, image, contents, account.subnet_ids[0], tmp_path / "exports"
+        )
+        made.folder.mkdir()
+        made.launch()
+        yield made
+        aws_simulator.clear_rules()
+        uploads = made.uploads()
+        made.tidy()
+        assert uploads == []
+    left = {thread for thread in threading.enumerate() if thread not in threads}
+    assert not left, f"threads left: {left}"
+    assert json.dumps(aws_simulator.state(), sort_keys=True) == json.dumps(before, sort_keys=True)

@@ -26,6 +26,7 @@ EMPTY_STATE: dict[str, Any] = {
     "buckets": {},
     "snapshots": [],
     "import_tasks": [],
+    "export_tasks": [],
     "images": [],
     "instances": [],
     "instance_states": {},
@@ -80,6 +81,7 @@ class Made:
             SubnetId=self.base.subnet_ids[0],
             ClientToken="reset",
         )["Instances"][0]["InstanceId"]
+        self.exported = self._export()
         self.ec2.enable_ebs_encryption_by_default()
         self.ec2.modify_ebs_default_kms_key_id(KmsKeyId=self.base.kms_key_arn)
         self.kms.create_alias(AliasName="alias/reset", TargetKeyId=self.base.kms_key_arn)
@@ -149,6 +151,17 @@ class Made:
         assert eventually(lambda: [rule for rule in self.sim.rules() if rule["applied"]])
         return ended, stuck
 
+    def _export(self) -> str:
+        """One that would never end, with a part of its object."""
+        self.sim.export_bucket("exports")
+        self.sim.rule(kind="export", phase="finishing", outcome="stuck")
+        place = {"S3Bucket": "exports", "DiskImageFormat": "VMDK"}
+        made: str = self.ec2.create_instance_export_task(
+            InstanceId=self.instance, TargetEnvironment="vmware", ExportToS3Task=place
+        )["ExportTask"]["ExportTaskId"]
+        assert eventually(lambda: self.sim.state()["buckets"]["exports"]["uploads"])
+        return made
+
 
 def _control(sim: AwsSimulator) -> dict[str, Any]:
     world = sim.state_folder / "world"
@@ -173,6 +186,7 @@ def _api(sim: AwsSimulator) -> dict[str, Any]:
         "images": ec2.describe_images()["Images"],
         "instances": ec2.describe_instances()["Reservations"],
         "volumes": ec2.describe_volumes()["Volumes"],
+        "export tasks": ec2.describe_export_tasks()["ExportTasks"],
         "import tasks": ec2.describe_import_image_tasks()["ImportImageTasks"],
         "tags": ec2.describe_tags()["Tags"],
         "interfaces": ec2.describe_network_interfaces()["NetworkInterfaces"],
@@ -220,6 +234,7 @@ def _nothing_is_found(made: Made, refused: Refused) -> None:
     refused("InvalidInstanceID.NotFound", made.ec2.describe_instances, InstanceIds=[made.instance])
     for task in (made.imported, made.stuck):
         refused("InvalidConversionTaskId", made.ec2.describe_import_image_tasks, ImportTaskIds=[task])
+    refused("InvalidExportTaskID.NotFound", made.ec2.describe_export_tasks, ExportTaskIds=[made.exported])
     refused("InvalidVpcID.NotFound", made.ec2.describe_vpcs, VpcIds=[made.base.vpc_id])
     dns, elb = made.sim.client("route53"), made.sim.client("elbv2")
     refused("NoSuchChange", dns.get_change, Id=made.change)

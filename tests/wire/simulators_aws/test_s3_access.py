@@ -208,6 +208,17 @@ def test_every_region_but_one_must_be_named(s3: Any, refused: Refused, tmp_path:
         assert {permission for _, permission in _grants(there, "old-one")} == {"FULL_CONTROL"}
 
 
+def test_a_bucket_may_be_made_with_tags(s3: Any, sim: AwsSimulator, refused: Refused) -> None:
+    tags = [{"Key": "for", "Value": "exports & more"}, {"Key": "by", "Value": ""}]
+    place = {"LocationConstraint": sim.region, "Tags": tags}
+    s3.create_bucket(Bucket="tagged-at-birth", CreateBucketConfiguration=place)
+    assert s3.get_bucket_tagging(Bucket="tagged-at-birth")["TagSet"] == tags
+    s3.delete_bucket(Bucket="tagged-at-birth")
+    s3.create_bucket(Bucket="tagged-at-birth", CreateBucketConfiguration={"LocationConstraint": sim.region})
+    refused("NoSuchTagSet", s3.get_bucket_tagging, Bucket="tagged-at-birth")
+    s3.delete_bucket(Bucket="tagged-at-birth")
+
+
 def test_rights_on_a_bucket_s_access(sim: AwsSimulator, refused: Refused, make: Any) -> None:
     allow = [{"Effect": "Allow", "Action": ["s3:CreateBucket"], "Resource": "*"}]
     client = sim.hold("maker", [{"Version": "2012-10-17", "Statement": allow}]).client(
@@ -217,12 +228,16 @@ def test_rights_on_a_bucket_s_access(sim: AwsSimulator, refused: Refused, make: 
     ownership = {"ObjectOwnership": "BucketOwnerPreferred"}
     assert "s3:PutBucketOwnershipControls" in str(refused("AccessDenied", client.create_bucket, **place, **ownership))
     assert "s3:PutBucketAcl" in str(refused("AccessDenied", client.create_bucket, **place, GrantWrite="id=x"))
+    tagged = {"LocationConstraint": sim.region, "Tags": [{"Key": "for", "Value": "exports"}]}
+    whole = {**place, "CreateBucketConfiguration": tagged}
+    assert "s3:TagResource" in str(refused("AccessDenied", client.create_bucket, **whole))
     bucket = make()
     for action, call in {
         "s3:GetBucketAcl": client.get_bucket_acl,
         "s3:GetBucketOwnershipControls": client.get_bucket_ownership_controls,
         "s3:GetBucketPublicAccessBlock": client.get_public_access_block,
         "s3:GetBucketLocation": client.get_bucket_location,
+        "s3:GetBucketTagging": client.get_bucket_tagging,
     }.items():
         assert action in str(refused("AccessDenied", call, Bucket=bucket))
     sim.let_go()

@@ -51,6 +51,7 @@ THROTTLE_CODES: Final = frozenset(
         "BandwidthLimitExceeded",
         "EC2ThrottledException",
         "PriorRequestNotComplete",
+        "SnapshotCreationPerVolumeRateExceeded",
         "ConcurrentLimitExceededException",
         "TransactionInProgressException",
     }

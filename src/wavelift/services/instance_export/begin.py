@@ -10,29 +10,31 @@ from functools import partial
 from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.export_sources import ExportSources, SnapshotSet, SnapshotsRequest, image_name
 from wavelift.adapters.aws.instance_exports import (
     ExportTask,
     ImageExportRequest,
     InstanceExportRequest,
     InstanceExports,
 )
-from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.errors import NotFoundError, WaveliftError
 from wavelift.base.names import client_token, instant_of
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger
 from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlace, ExportPlan, SourceDisk
-from wavelift.services.dataplane.export_staging import OVA_SUFFIX
+from wavelift.services.dataplane.export_staging import OVA_SUFFIX, run_of
 from wavelift.services.instance_export.check import look_again
 from wavelift.services.instance_export.opening import attempt_of
+from wavelift.services.instance_export.progress import note
 from wavelift.services.instance_export.runs import known_of, require_going
 from wavelift.services.instance_export.tasks import advance, place_for
 from wavelift.services.instance_export.waits import ForImage, ForSnapshots, Waits
 from wavelift.services.instance_export.work import Made, Work, made_of
 
 BEGIN_ANEW: Final = "Clear the run's first task, `admit`, with downstream: it begins anew"
-_GONE: Final = frozenset({"failed", "error", "invalid", "deregistered"})
+AVAILABLE: Final = "available"
 
 
 def begin(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext) -> ExportOrder | Waits:
@@ -97,9 +99,7 @@ def _instance(work: Work, place: ExportPlace) -> ExportOrder | Waits:
         tags=work.task_tags,
         description=_description(work),
     )
-    return advance(
-        work, lambda api: api.start(request), limit=place.limit, instance_id=plan.instance.instance_id
-    )
+    return advance(work, lambda api: api.start(request), limit=place.limit, instance_id=plan.instance.instance_id)
 
 
 # AWS exports an image that we make
@@ -116,7 +116,7 @@ def _image(work: Work, place: ExportPlace) -> ExportOrder | Waits:
 
 def _export_image(work: Work, api: InstanceExports) -> ExportTask:
     plan, made = work.plan, work.made
-    instant = instant_of(made.image_id, f"{made.attempt}.{made.submission}")
+    instant = instant_of(made.image_id, _submission(work))
     request = ImageExportRequest(
         image_id=made.image_id,
         format=plan.format,
@@ -128,6 +128,78 @@ def _export_image(work: Work, api: InstanceExports) -> ExportTask:
         role_name=plan.place.role,
     )
     return api.export_image(request)
+
+
+def _made_image(work: Work) -> ForImage | None:
+    """The temporary image is there, or what must be waited for."""
+    sources, plan = ExportSources(work.access), work.plan
+    if not work.made.image_id:
+        image = sources.make_image(
+            plan.instance.instance_id,
+            image_name(run_of(plan.export), work.made.attempt),
+            reboot=plan.may_reboot,
+            tags=work.tags,
+            description=f"export {plan.export}",
+        )
+        phase = f"AWS makes the image {image.image_id}"
+        work.write("image_begun", made={"image_id": image.image_id}, phase=phase)
+    image = sources.image(work.made.image_id)  # it fails here if AWS could not make it
+    if image.state != AVAILABLE:
+        return ForImage(image.image_id, f"AWS makes the image {image.image_id}")
+    if work.made.snapshot_ids != image.snapshot_ids:
+        work.write("image_made", made={"snapshot_ids": tuple(image.snapshot_ids)}, phase="AWS exports the image next")
+    return None
+
+
+# Our own OVA
+
+
+def _direct(work: Work) -> ExportOrder | ForSnapshots:
+    sources, plan = ExportSources(work.access), work.plan
+    if not work.made.snapshot_ids:
+        work.ctx.cancel.check()
+        taken = sources.take(
+            SnapshotsRequest(
+                instance_id=plan.instance.instance_id,
+                volume_ids=[volume.volume_id for volume in plan.instance.volumes],
+                token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
+                tags=work.tags,
+                description=f"export {plan.export}",
+            )
+        )
+        made = {"snapshot_ids": tuple(one.snapshot_id for one in taken.snapshots), "instant": taken.started}
+        work.write("snapshots_taken", made=made, phase="AWS completes the snapshots")
+    found = _present(work, sources)
+    try:
+        found.check()
+    except WaveliftError:  # the next try takes others; these go with the rest
+        made = {"submission": work.made.submission + 1, "snapshot_ids": (), "instant": None}
+        work.write("snapshots_failed", made=made, phase="AWS could not make a snapshot; it is tried again")
+        raise
+    if not found.completed:
+        words = "AWS completes the snapshots"
+        note(work.ledger, work.known, words, found.progress, work.ctx.clock)
+        return ForSnapshots(work.made.snapshot_ids, words)
+    note(work.ledger, work.known, "the snapshots are read", 0, work.ctx.clock)
+    return work.order(direct_key(plan), disks=sources_of(plan, work.made), instant=work.made.instant)
+
+
+def _present(work: Work, sources: ExportSources) -> SnapshotSet:
+    """:raises NotFoundError: somebody deleted a snapshot."""
+    ids, seen = work.made.snapshot_ids, sources.look(work.made.snapshot_ids)
+    gone = [id for id in ids if id not in seen]
+    if gone or work.made.instant is None:
+        raise NotFoundError(
+            "A snapshot that the export reads is gone",
+            next_step=BEGIN_ANEW,
+            snapshot=", ".join(gone),
+            export=work.known.id,
+        )
+    return SnapshotSet(work.made.instant, tuple(seen[id] for id in ids))
+
+
+def _submission(work: Work) -> str:
+    return f"{work.made.attempt}.{work.made.submission}"
 
 
 def _description(work: Work) -> str:

@@ -31,7 +31,9 @@ class CheckedExport(Message):
 
     def lines(self) -> list[str]:
         """For a log, and for who asked."""
-        found = [f"{each.severity}: {each.code}: {each.what}. {each.next_action}".rstrip(". ") for each in self.findings]
+        found = [
+            f"{each.severity}: {each.code}: {each.what}. {each.next_action}".rstrip(". ") for each in self.findings
+        ]
         if self.plan is None:
             return [*found, f"{self.instance_id} can't be exported"]
         method, why = self.plan.method, self.plan.why
@@ -44,8 +46,8 @@ class MadeBucket(Message):
     environment: str
     bucket: str
     region: str
-    made: bool = False
-    """It was not there before."""
+    ours: bool = True
+    """wavelift made it, now or before."""
     changed: tuple[str, ...] = ()
     """One line each."""
     findings: tuple[Finding, ...] = ()

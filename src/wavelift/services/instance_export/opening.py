@@ -25,7 +25,7 @@ from wavelift.services.instance_export.runs import place_of, prefix_of
 
 TOO_LATE: Final = "Its DAG run did not start in time"
 RUN_ENDED: Final = "Its DAG run ended before anything was made"
-_UNMADE: Final = frozenset({ExportState.QUEUED, ExportState.CHECKING})
+_UNMADE: Final = frozenset({ExportState.QUEUED, ExportState.CHECKING, ExportState.CANCELLING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,7 +123,10 @@ def _next(known: InstanceExport) -> str:
         return f"Wait until `wavelift export show {known.id}` says that it has ended"
     if known.state is ExportState.CANCELLED:
         return f"Nothing of it is left. To export {known.instance_id} after all, start a new export"
-    return f"Remove the cause, then clear the run's first task, `admit`, with downstream; or start a new export of {known.subject}"
+    return (
+        "Remove the cause, then clear the run's first task, `admit`, with downstream; or start a new export of "
+        f"{known.subject}"
+    )
 
 
 def raise_when_failed(made: ExportReport) -> None:

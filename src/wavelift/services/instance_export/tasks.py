@@ -16,7 +16,7 @@ from wavelift.services.dataplane.export_messages import ExportOrder
 from wavelift.services.dataplane.remote_task import MAX_UNSEEN
 from wavelift.services.instance_export.progress import note
 from wavelift.services.instance_export.waits import ForAWhile, ForPlace, ForTask
-from wavelift.services.instance_export.work import Work
+from wavelift.services.instance_export.work import Work, moment_of
 
 Submit = Callable[[InstanceExports], ExportTask]
 FULL: Final = "{active} export tasks are active in account and region, the limit is {limit}"
@@ -54,6 +54,7 @@ def _begun(work: Work, api: InstanceExports, submit: Submit, limit: int, subject
         full = place_for(api, limit)
         if full is not None:
             return full
+        work.write("submitting")  # before the call: AWS may show its task some seconds later
         try:
             task = submit(api)
         except LimitReachedError as error:
@@ -76,7 +77,7 @@ def _followed(work: Work, api: InstanceExports) -> ExportOrder | ForTask | ForAW
         if work.known.state is not ExportState.VERIFYING:
             words = "the object stands in S3; it is opened"
             work.write("exported", state=ExportState.VERIFYING, object_key=key, phase=words, percent=100)
-        return work.order(key)
+        return work.order(key, instant=moment_of(work.known, "submitting"))
     failure = task.failure(instance=plan.instance.instance_id, export=work.known.id)
     if failure.retryable:  # the next try submits another task
         made = {"submission": work.made.submission + 1, "unseen": 0}

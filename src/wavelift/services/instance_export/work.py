@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -33,6 +34,11 @@ class Made(Message):
     """Of the volumes' snapshots."""
     unseen: int = 0
     """Looks at which AWS did not know the task."""
+    tidy: bool = False
+    """What is not the result is removed."""
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    """What stays, and why."""
 
 
 def made_of(known: InstanceExport) -> Made:
@@ -94,4 +100,11 @@ class Work:
         require_going(self.known)
 
     def order(self, key: str, **more: Any) -> ExportOrder:
+        """For `read` and `verify`."""
         return ExportOrder(plan=self.plan, key=key, task_id=self.known.task_id, **more)
+
+
+def moment_of(known: InstanceExport, name: str) -> datetime | None:
+    """When something happened; None: it did not."""
+    text = (known.times or {}).get(name)
+    return datetime.fromisoformat(text) if text else None

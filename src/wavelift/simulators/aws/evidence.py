@@ -8,8 +8,9 @@ from typing import Final
 OBJECTS: Final = "objects"
 IMPORTS: Final = "imports"
 FLIPS: Final = "flips"
+EXPORTS: Final = "exports"
 RAW: Final = "raw"
-"""Folder of the raw images that ``imports`` name."""
+"""Folder of the raw images that ``imports`` and ``exports`` name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,15 @@ class Flip:
     disk_offset: int
     before: int
     after: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptExport:
+    """A finished export. ``raw`` is the source's disk as the task read it."""
+
+    task: str
+    source: str
+    bucket: str
+    key: str
+    raw: str
+    rebooted: bool

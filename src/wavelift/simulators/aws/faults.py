@@ -25,19 +25,21 @@ BROKEN_ELSE: Final = ("InternalError", "An internal error has occurred", 500)
 class Rule(faults.Rule):
     """``key`` is bucket/key or a resource's id.
 
-    A ``flip`` rule changes one byte of an object that CompleteMultipartUpload has just made. An ``import`` rule decides
-    how an ImportImage task ends. An ``unstoppable`` instance stays ``stopping`` while the rule is in force. The status
-    check of an ``impaired`` instance fails; a reader of its status counts as a match. A change of an ``unsynced``
-    hosted zone (``key`` is its id) is PENDING while the rule is in force. An ``unhealthy`` target (``key`` is
-    "group's name/id:port") fails its checks; each reader of its health counts as a match. A ``failed_image`` is
-    what CreateImage makes of an instance (``key``): it ends as ``failed``. A ``command`` rule decides how a command on
-    an instance (``key``) ends, and what it writes; Systems Manager does not know an instance of a ``no_agent`` rule.
+    A ``flip`` rule changes one byte of an object that CompleteMultipartUpload has just made. An ``import`` rule
+    decides how an ImportImage task ends, an ``export`` rule how an export of an instance or image (``key``) does.
+    An ``unstoppable`` instance stays ``stopping`` while the rule is in force. The status check of an ``impaired``
+    instance fails; a reader of its status counts as a match. A change of an ``unsynced`` hosted zone (``key`` is
+    its id) is PENDING while the rule is in force. An ``unhealthy`` target (``key`` is "group's name/id:port") fails
+    its checks; each reader of its health counts as a match. A ``failed_image`` is what CreateImage makes of an
+    instance (``key``): it ends as ``failed``. A ``command`` rule decides how a command on an instance (``key``)
+    ends, and what it writes; Systems Manager does not know an instance of a ``no_agent`` rule.
     """
 
     kinds: ClassVar[tuple[str, ...]] = (
         "call",
         "flip",
         "import",
+        "export",
         "unstoppable",
         "impaired",
         "unsynced",
@@ -50,16 +52,16 @@ class Rule(faults.Rule):
     reason: str = ""
     """EBS direct's ``Reason`` beside the code."""
     outcome: str = "deleted"
-    """Of an import: ``deleted``; ``stuck`` in its phase until it is cancelled; ``held`` where the phase begins, until
-    the rule is dropped. Of a command: ``Failed`` (default), ``TimedOut`` or another status of AWS's; or ``stuck`` while
-    the rule is in force."""
+    """Of an import or export: ``deleted`` (it fails with ``message``); ``stuck`` in its phase until it is
+    cancelled; ``held`` where the phase begins, until the rule is dropped. Of a command: ``Failed`` (default),
+    ``TimedOut`` or another status of AWS's; or ``stuck`` while the rule is in force."""
     output: str = ""
     """Of a command: its standard output, or its standard error if it failed."""
     phase: str = "converting"
-    """Of an import: the phase in which this happens."""
+    """Of an import or export: the phase in which this happens."""
 
     def __post_init__(self) -> None:
-        if self.kind == "import":
+        if self.kind in {"import", "export"}:
             self.operation = self.phase
         elif self.kind == "command" and self.outcome == "deleted":
             self.outcome = "Failed"

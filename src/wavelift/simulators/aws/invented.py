@@ -91,3 +91,36 @@ DEVICE_TAKEN_MESSAGE: Final = "Invalid value '{device}' for unixDevice. Attachme
 """AttachVolume: AWS documents the codes of these errors, but not the messages."""
 FOREIGN_OWNER_CODE: Final = "AccessDenied"
 """PutBucketAcl with another owner than the bucket's. AWS does not document the error."""
+EXPORT_PHASES: Final = (
+    Phase("pending", 0, Word("active", other="waiting")),
+    Phase("preparing", 8, Word("active", other="snapshotting")),
+    Phase("converting", 25, Word("active", other="converting")),
+    Phase("uploading", 62, Word("active", other="uploading")),
+    Phase("finishing", 91, Word("active", other="finalising")),
+)
+"""AWS documents neither the messages nor the percentages of exports. In the last phase a task can't be cancelled, which
+is documented ("the process of transferring the final disk image")."""
+NOT_EXPORTABLE_CODE: Final = "NotExportable"
+"""AWS documents this code ("The specified instance can't be exported; only certain instances can be exported"), but not
+which refusals it is the code of, nor the messages."""
+EXPORT_LIMIT_CODE: Final = LIMIT_CODE
+EXPORT_LIMIT_MESSAGE: Final = "You have reached the limit of {limit} concurrent export tasks in this region."
+ALREADY_EXPORTED_CODE: Final = Word("IncorrectState", other="ExportTaskInProgress")
+ALREADY_EXPORTED_MESSAGE: Final = "{source} is already being exported."
+UNKNOWN_EXPORT_CODE: Final = "InvalidExportTaskID.NotFound"
+NOT_CANCELLED_MESSAGE: Final = "The export task {task} is {status} and cannot be cancelled"
+FINAL_STAGE_MESSAGE: Final = "The export task {task} is in its final stage and cannot be cancelled"
+NO_EXPORT_GRANT_CODE: Final = "AuthFailure"
+NO_EXPORT_GRANT_MESSAGE: Final = (
+    "vm-import-export@amazon.com must have WRITE and READ_ACL permission on the S3 bucket {bucket}."
+)
+"""Seen in practice. That a bucket of another account gets the same answer is a guess."""
+NO_EXPORT_BUCKET_MESSAGE: Final = "The specified bucket does not exist: {bucket}"
+OTHER_REGION_MESSAGE: Final = "The bucket {bucket} is not in the region {region}"
+WITH_KMS_MESSAGE: Final = "The bucket {bucket} is encrypted with SSE-KMS, which exports do not support"
+IMAGES_OF_ONE_DISK: Final = True
+"""What ExportImage does with an image of several disks is not documented: to refuse is the harder case."""
+RAW_OF_INSTANCES: Final = False
+"""Whether CreateInstanceExportTask takes RAW: its service model lists it, its user guide does not."""
+EXPORT_REBOOTS: Final = True
+"""The user guide says that an instance may be restarted while it is exported, but not when: a running one is, once."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from wavelift.simulators.aws.canonical import exporter
 from wavelift.simulators.aws.settings import partition_of
-from wavelift.simulators.aws.vmimport.roles import policy_document, trust_document
+from wavelift.simulators.aws.vmimport.roles import export_policy_document, policy_document, trust_document
 from wavelift.simulators.kit.client import Simulator, launch
 from wavelift.simulators.kit.process import SimulatorProcess
 
@@ -74,6 +75,23 @@ class AwsSimulator(Simulator):
 
     def drop_bucket(self, name: str) -> None:
         self.control("DELETE", "buckets", {"name": name})
+
+    def export_bucket(self, name: str = "exports") -> str:
+        """Make a bucket into which exports of instances and images may write; its name. The role ``vmimport`` of
+        :meth:`bootstrap` may write there, too."""
+        grantee = f'id="{exporter(self.region)}"'
+        self.client("s3").create_bucket(
+            Bucket=name,
+            ObjectOwnership="BucketOwnerPreferred",
+            GrantWrite=grantee,
+            GrantReadACP=grantee,
+            **(
+                {} if self.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
+            ),
+        )
+        document = json.dumps(export_policy_document(name, partition_of(self.region)))
+        self.client("iam").put_role_policy(RoleName="vmimport", PolicyName=f"vmimport-{name}", PolicyDocument=document)
+        return name
 
     def hold(self, user: str, policies: Sequence[Mapping[str, Any]]) -> Any:
         """A boto3 session of a new user of this account, who may do only what these identity policies allow."""

@@ -19,11 +19,13 @@ from wavelift.simulators.kit.message import Request
 
 MADE: Final = {
     "CreateImage": ("image", "snapshot"),
+    "CreateInstanceExportTask": ("export-instance-task",),
     "CreateLaunchTemplate": ("launch-template",),
     "CreateNetworkInterface": ("network-interface",),
     "CreateSnapshot": ("snapshot",),
     "CreateSnapshots": ("snapshot",),
     "CreateVolume": ("volume",),
+    "ExportImage": ("export-image-task",),
     "ImportImage": ("import-image-task",),
     "RegisterImage": ("image",),
     "RunInstances": ("instance", "volume", "network-interface"),

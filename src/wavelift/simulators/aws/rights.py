@@ -19,6 +19,7 @@ from wavelift.simulators.aws.invented import EBS_KEY_ACTIONS, IMPORT_ASKS_FOR_PA
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.resources import SimAmi
 from wavelift.simulators.aws.policy import Use, form_tags, tag_context, uses_of
+from wavelift.simulators.aws.s3 import xml
 from wavelift.simulators.aws.s3.encryption import KEY, encryption
 from wavelift.simulators.aws.s3.routes import address
 from wavelift.simulators.aws.settings import ACCOUNT
@@ -29,6 +30,8 @@ EC2_READS: Final = re.compile(r"Describe[A-Z]\w+|GetEbsEncryptionByDefault|GetEb
 KINDS: Final = {
     "ami": "image",
     "i": "instance",
+    "export-ami": "export-image-task",
+    "export-i": "export-instance-task",
     "import-ami": "import-image-task",
     "snap": "snapshot",
     "vol": "volume",
@@ -49,6 +52,7 @@ S3_ACTIONS: Final = {
     "GetBucketEncryption": "s3:GetEncryptionConfiguration",
     "GetBucketLocation": "s3:GetBucketLocation",
     "GetBucketOwnershipControls": "s3:GetBucketOwnershipControls",
+    "GetBucketTagging": "s3:GetBucketTagging",
     "GetBucketVersioning": "s3:GetBucketVersioning",
     "GetObject": "s3:GetObject",
     "GetObjectTagging": "s3:GetObjectTagging",
@@ -69,6 +73,11 @@ S3_ACTIONS: Final = {
     "UploadPart": "s3:PutObject",
 }
 OF_A_VERSION: Final = ("s3:DeleteObject", "s3:GetObject")
+EXPORT_PLACES: Final = {
+    "CreateInstanceExportTask": ("ExportToS3", "export-i-"),
+    "ExportImage": ("S3ExportLocation", "export-ami-"),
+}
+"""The parameter that names bucket and prefix, and how the object's name begins."""
 BEGIN_OBJECTS: Final = ("CreateMultipartUpload", "PutObject")
 IAM_KINDS: Final = (
     ("RoleName", "role"),
@@ -137,6 +146,8 @@ class Rights:
         yield from self._tagging(request.operation, form)
         if request.operation == "ImportImage":
             yield from self._import(form)
+        if request.operation in EXPORT_PLACES:
+            yield from self._export(request.operation, form)
         if request.operation == "RunInstances":
             keys = (self._key_of(snapshot) for snapshot in self._snapshots_of(form.get("ImageId", "")))
             yield from self._key_uses(EBS_KEY_ACTIONS, keys)
@@ -150,15 +161,20 @@ class Rights:
 
     def _ec2_resources(self, operation: str, form: Mapping[str, str]) -> list[str]:
         ids: dict[str, Iterable[str]] = {
+            "CancelExportTask": (form.get("ExportTaskId", ""),),
             "CancelImportTask": (form.get("ImportTaskId", ""),),
             "CreateTags": _many(form, "ResourceId."),
             "DeleteSnapshot": (form.get("SnapshotId", ""),),
+            "CreateInstanceExportTask": (form.get("InstanceId", ""),),
             "DeregisterImage": (form.get("ImageId", ""),),
+            "ExportImage": (form.get("ImageId", ""),),
             "RegisterImage": _named(form, ".Ebs.SnapshotId"),
             "RunInstances": (form.get("ImageId", ""),),
             "TerminateInstances": _many(form, "InstanceId."),
         }
         more = {
+            "CreateInstanceExportTask": ("export-instance-task/*",),
+            "ExportImage": ("export-image-task/*",),
             "ImportImage": ("import-image-task/*", "image/*", "snapshot/*"),
             "RegisterImage": ("image/*",),
             "RunInstances": (
@@ -191,7 +207,8 @@ class Rights:
 
     def _resource_tags(self, arn: str) -> dict[str, str]:
         name = arn.rpartition("/")[2]
-        tasks = {one.id: one.tags for one in self._account.imports.all()}
+        tasks: dict[str, Mapping[str, str]] = {one.id: one.tags for one in self._account.imports.all()}
+        tasks |= {one.id: one.new.tags for one in self._account.exports.all()}
         with self._account.backends.lock:
             tags = dict(self._account.backends.ec2.tags.get(name, {}))
         return tag_context("aws:ResourceTag", {**tags, **tasks.get(name, {})})
@@ -215,6 +232,16 @@ class Rights:
             if name.endswith(".UserBucket.S3Bucket"):
                 yield Use("s3:GetBucketLocation", self._bucket(bucket))
                 yield Use("s3:GetObject", self._bucket(f"{bucket}/{form.get(name.replace('S3Bucket', 'S3Key'), '')}"))
+
+    def _export(self, operation: str, form: Mapping[str, str]) -> Iterator[Use]:
+        """The same page: the caller needs the bucket, and to write into it."""
+        if IMPORT_ASKS_FOR_PASS_ROLE and form.get("RoleName"):
+            role = f"arn:{self._settings.partition}:iam::{ACCOUNT}:role/{form['RoleName']}"
+            yield Use("iam:PassRole", role, {"iam:PassedToService": "vmie.amazonaws.com"})
+        place, name = EXPORT_PLACES[operation]
+        bucket, prefix = form.get(f"{place}.S3Bucket", ""), form.get(f"{place}.S3Prefix", "")
+        yield Use("s3:GetBucketLocation", self._bucket(bucket))
+        yield Use("s3:PutObject", self._bucket(f"{bucket}/{prefix}{name}"))
 
     # snapshots
 
@@ -278,11 +305,13 @@ class Rights:
         yield from self._object_key(request)
 
     def _new_bucket(self, request: Request) -> Iterator[Use]:
-        """S3 API reference, CreateBucket, "Permissions": an ACL and an ownership need rights of their own."""
+        """S3 API reference, CreateBucket, "Permissions": ACL, ownership and tags need rights of their own."""
         if _has_acl(request):
             yield Use("s3:PutBucketAcl", self._bucket(request.target))
         if "x-amz-object-ownership" in request.headers:
             yield Use("s3:PutBucketOwnershipControls", self._bucket(request.target))
+        if xml.parse_bucket_tags(request.body.content):
+            yield Use("s3:TagResource", self._bucket(request.target))
 
     def _object_key(self, request: Request) -> Iterator[Use]:
         """S3 user guide, "Using server-side encryption with KMS keys": to put needs the key's data key, to read or to

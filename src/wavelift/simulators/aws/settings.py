@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from wavelift.simulators.aws.invented import EXPORT_REBOOTS
 from wavelift.simulators.kit import settings
 
 ACCOUNT: Final = "123456789012"
@@ -27,9 +28,17 @@ class Settings(settings.Settings):
     session_seconds: float = 0.0
     """Life of AssumeRole's credentials, whatever the caller asks for; 0 means as asked."""
     phase_seconds: float = 0.2
-    """How long an import stays in each phase."""
+    """How long an import or export stays in each phase."""
     import_limit: int = 5
     """Active import tasks in the region; one more is refused."""
+    export_limit: int = 5
+    """Active export tasks of both kinds in the region; one more is refused (user guide: "up to five", up to 20)."""
+    export_memory_seconds: float = 7 * 24 * 60 * MINUTE
+    """How long an export task that has ended can be described."""
+    export_filters: str = "ignored"
+    """What DescribeExportTasks does with filters, of which AWS documents no name: ``ignored`` or ``refused``."""
+    export_reboots: bool = EXPORT_REBOOTS
+    """Whether CreateInstanceExportTask restarts a running instance."""
     import_workers: int = 2
     """Conversions that run at the same time. The others wait in the phase ``converting``."""
     change_boot_disk: bool = True

@@ -14,6 +14,7 @@ def of(account: Account) -> dict[str, Any]:
         "buckets": _buckets(account),
         "snapshots": _snapshots(account),
         "import_tasks": sorted(task.id for task in account.imports.all() if task.active),
+        "export_tasks": sorted(task.id for task in account.exports.all() if task.active),
         **_ec2(account),
         "dns_records": _records(account),
         "targets": _targets(account),

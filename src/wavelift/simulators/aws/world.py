@@ -15,7 +15,7 @@ from wavelift.simulators.aws.credentials import Credential, Credentials
 from wavelift.simulators.aws.ebs.api import EbsApi, route
 from wavelift.simulators.aws.ebs.store import EbsStore
 from wavelift.simulators.aws.errors import AwsError, render
-from wavelift.simulators.aws.evidence import FLIPS, IMPORTS, OBJECTS, RAW, Flip, KeptImport, KeptObject
+from wavelift.simulators.aws.evidence import EXPORTS, FLIPS, IMPORTS, OBJECTS, RAW, Flip, KeptImport, KeptObject
 from wavelift.simulators.aws.faults import Rule, failure
 from wavelift.simulators.aws.held import Held
 from wavelift.simulators.aws.keys import import_key_problem
@@ -23,6 +23,7 @@ from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.app import MotoApp
 from wavelift.simulators.aws.moto_bridge.backends import Backends
 from wavelift.simulators.aws.moto_bridge.cases import amend
+from wavelift.simulators.aws.moto_bridge.export_world import ExportWorld
 from wavelift.simulators.aws.policy import Use, check_policy, uses_of
 from wavelift.simulators.aws.rights import Rights
 from wavelift.simulators.aws.s3 import routes
@@ -32,6 +33,7 @@ from wavelift.simulators.aws.settings import ACCOUNT, Settings
 from wavelift.simulators.aws.sigv4 import Verifier, parse
 from wavelift.simulators.aws.sts import StsApi
 from wavelift.simulators.aws.tags import check_ec2_tags
+from wavelift.simulators.aws.vmexport.tasks import ExportTasks
 from wavelift.simulators.aws.vmimport import vmdk
 from wavelift.simulators.aws.vmimport.convert import looks_like_windows
 from wavelift.simulators.aws.vmimport.tasks import ImportTask, ImportTasks
@@ -49,7 +51,7 @@ class AwsWorld(World[Settings]):
     """One simulated account in one region."""
 
     rules = Rule
-    evidence_kinds = (OBJECTS, IMPORTS, FLIPS)
+    evidence_kinds = (OBJECTS, IMPORTS, FLIPS, EXPORTS)
 
     def __init__(self, folder: Path, settings: Settings, *, access_key: str, secret_key: str) -> None:
         super().__init__(folder, settings)
@@ -61,7 +63,11 @@ class AwsWorld(World[Settings]):
             folder / "imports", store=self.ebs, clock=self.clock, settings=settings, surroundings=self
         )
         backends = Backends(settings)
-        self.account = Account(settings, self.clock, backends, self.s3, self.ebs, self.imports, self.faults)
+        self.exports = ExportTasks(folder / "exports", s3=self.s3, clock=self.clock, settings=settings)
+        self.account = Account(
+            settings, self.clock, backends, self.s3, self.ebs, self.imports, self.exports, self.faults
+        )
+        self.exports.surroundings = ExportWorld(self.account, self.evidence, self.object_done)
         self.ebs.on_new = self.account.show_snapshot
         self.ebs.encrypts = lambda: bool(backends.ec2.ebs_encryption_by_default)
         self.ebs.default_key = lambda: backends.key_arn(self.account.ebs_key)
@@ -80,6 +86,7 @@ class AwsWorld(World[Settings]):
 
     def close(self) -> None:
         self.imports.close()
+        self.exports.close()
 
     def state(self) -> dict[str, Any]:
         return state.of(self.account)

@@ -16,6 +16,7 @@ from wavelift.simulators.aws.moto_bridge.backends import Backends
 from wavelift.simulators.aws.moto_bridge.resources import SimAmi, SimSnapshot, billing, image_values
 from wavelift.simulators.aws.s3.store import S3Store
 from wavelift.simulators.aws.settings import MANAGED_EBS_KEY, Settings
+from wavelift.simulators.aws.vmexport.tasks import ExportTasks
 from wavelift.simulators.aws.vmimport.tasks import ImportTask, ImportTasks
 from wavelift.simulators.kit.clock import Clock
 from wavelift.simulators.kit.faults import Faults
@@ -37,6 +38,7 @@ class Account:
     s3: S3Store
     ebs: EbsStore
     imports: ImportTasks
+    exports: ExportTasks
     faults: Faults[Any]
     made: dict[tuple[str, str], tuple[str, Any]] = field(default_factory=dict)
     """By operation and client token: the request, and what it made."""

@@ -20,6 +20,7 @@ from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.actions import Ec2Actions
 from wavelift.simulators.aws.moto_bridge.addresses import AddressActions
 from wavelift.simulators.aws.moto_bridge.elbv2 import TargetActions
+from wavelift.simulators.aws.moto_bridge.exports import ExportActions
 from wavelift.simulators.aws.moto_bridge.images import ImageActions
 from wavelift.simulators.aws.moto_bridge.imports import ImportActions
 from wavelift.simulators.aws.moto_bridge.instances import InstanceActions
@@ -41,7 +42,7 @@ UNKNOWN_ELSE: Final = ("UnknownOperationException", "Operation {operation} is no
 MIXINS: Final[dict[Any, tuple[Any, ...]]] = {
     EC2Response: (
         *(Ec2Actions, ImportActions, InstanceActions, AddressActions),
-        *(ImageActions, TemplateActions, RouteActions, VolumeActions),
+        *(ImageActions, TemplateActions, RouteActions, VolumeActions, ExportActions),
     ),
     ELBV2Response: (TargetActions,),
     Route53: (Route53Actions,),

@@ -124,7 +124,10 @@ class S3Api(UploadCalls):
         if not BUCKET_NAME.fullmatch(name) or ".." in name or IP_ADDRESS.fullmatch(name):
             raise AwsError("InvalidBucketName", "The specified bucket is not valid.", 400, {"BucketName": name})
         _check_constraint(xml.parse_location(request.body.content), region)
+        tags, known = xml.parse_bucket_tags(request.body.content), self.store.peek_bucket(name)
         self.store.create_bucket(name, region, new_access(request.headers, self._known_ids))
+        if tags and known is None:
+            self.store.bucket(name).documents["tagging"] = xml.tagging(tags)
         return Response(200, {"Location": f"/{name}"})
 
     def _delete_bucket(self, request: Request) -> Response:

@@ -97,6 +97,16 @@ def parse_location(body: bytes) -> str:
     return (_parse(body, "CreateBucketConfiguration").findtext("LocationConstraint") or "").strip() if body else ""
 
 
+def parse_bucket_tags(body: bytes) -> dict[str, str]:
+    """Of a bucket that CreateBucket makes."""
+    found = _parse(body, "CreateBucketConfiguration").findall("Tags/Tag") if body else []
+    return {tag.findtext("Key") or "": tag.findtext("Value") or "" for tag in found}
+
+
+def tagging(tags: Mapping[str, str]) -> bytes:
+    return document("Tagging", {"TagSet": {"Tag": [{"Key": key, "Value": value} for key, value in tags.items()]}})
+
+
 def parse_members(body: bytes, root_name: str) -> dict[str, str]:
     """The children of a document by their names. Raises MalformedXML."""
     return {each.tag: (each.text or "").strip() for each in _parse(body, root_name)}

@@ -124,6 +124,16 @@ def trust_document() -> dict[str, Any]:
     }
 
 
+def export_policy_document(bucket: str, partition: str = "aws") -> dict[str, Any]:
+    """What the same page adds for exports into a bucket."""
+    actions = [*BUCKET_ACTIONS, *OBJECT_ACTIONS, "s3:PutObject", "s3:GetBucketAcl"]
+    resources = [f"arn:{partition}:s3:::{bucket}", f"arn:{partition}:s3:::{bucket}/*"]
+    return {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": actions, "Resource": resources}],
+    }
+
+
 def policy_document(bucket: str, partition: str = "aws") -> dict[str, Any]:
     return {
         "Version": "2012-10-17",

@@ -1,0 +1,111 @@
+"""Software that AWS supplied with an instance: no method may export it, because its licence ends with EC2 (VIE-03).
+
+EC2 tells by three things: ``PlatformDetails`` and ``UsageOperation``, which say what it bills, and product codes, which
+AWS Marketplace puts on images and copies to snapshots and instances. ``UsageOperation`` decides about Windows:
+``RunInstances:0800`` is Windows under the customer's own licence, as ImportImage with ``LicenseType=BYOL`` leaves it
+(VM Import/Export User Guide, licensing). Nothing of AWS is in such a guest. All other Windows is refused, also where
+EC2 tells no ``UsageOperation``: nobody has shown that it is not AWS's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from wavelift.rules.export_facts import InstanceFacts
+from wavelift.rules.findings import Findings, listed
+
+BYOL: Final = "RunInstances:0800"
+"""Windows under the customer's own licence."""
+WINDOWS: Final = frozenset({"RunInstances:0002", "RunInstances:0006", "RunInstances:0102", "RunInstances:0202"})
+SQL_SERVER: Final = frozenset(
+    {
+        *("RunInstances:0004", "RunInstances:0100", "RunInstances:0200"),  # on Linux
+        *("RunInstances:0006", "RunInstances:0102", "RunInstances:0202"),  # on Windows
+        *(
+            "RunInstances:0014",
+            "RunInstances:0110",
+            "RunInstances:0210",
+            "RunInstances:1014",
+            "RunInstances:1110",
+        ),  # RHEL
+    }
+)
+SUBSCRIPTIONS: Final[Mapping[str, str]] = {
+    "RunInstances:0010": "Red Hat Enterprise Linux",
+    "RunInstances:1010": "Red Hat Enterprise Linux with High Availability",
+    "RunInstances:000g": "SUSE Linux Enterprise Server",
+    "RunInstances:0g00": "Ubuntu Pro",
+}
+"""Linux whose subscription AWS bills."""
+_DO: Final = "Install a machine outside with a licence of your own, and move the data"
+
+
+def in_licences(facts: InstanceFacts, found: Findings) -> None:
+    """An error for Windows, SQL Server and Marketplace software of AWS; a warning for a subscription that ends."""
+    _windows(facts, found)
+    _sql_server(facts, found)
+    _marketplace(facts, found)
+    if (name := SUBSCRIPTIONS.get(facts.usage_operation)) is not None:
+        found.warning(
+            "export.subscription",
+            f"AWS bills the subscription of its {name}",
+            why="it ends outside EC2, where the guest reaches AWS's package servers no more; and AWS's own export may "
+            "refuse the instance",
+            do="Have a subscription of your own ready, and register the guest with it",
+            row="VIE-03",
+        )
+
+
+def _windows(facts: InstanceFacts, found: Findings) -> None:
+    if facts.usage_operation == BYOL:
+        found.info(
+            "export.byol",
+            f"it runs Windows under your own licence ({BYOL})",
+            why="AWS supplied none, so none keeps it in EC2",
+            do="See that your licence covers the machine where it will run",
+            row="VIE-03",
+        )
+    elif facts.windows or facts.usage_operation in WINDOWS:
+        found.error(
+            "export.windows",
+            f"it runs Windows under a licence of AWS ({_billed(facts)})",
+            why="the licence holds in EC2 only: no method exports it. Windows under your own licence has the usage "
+            f"operation {BYOL}",
+            do=_DO,
+            row="VIE-03",
+        )
+
+
+def _sql_server(facts: InstanceFacts, found: Findings) -> None:
+    if facts.usage_operation in SQL_SERVER or "sql server" in facts.platform_details.lower():
+        found.error(
+            "export.sql_server",
+            f"it runs SQL Server under a licence of AWS ({_billed(facts)})",
+            why="the licence holds in EC2 only: no method exports it",
+            do=_DO,
+            row="VIE-03",
+        )
+
+
+def _marketplace(facts: InstanceFacts, found: Findings) -> None:
+    places = {
+        "the instance": facts.product_codes,
+        f"its image {facts.image.image_id}": facts.image.product_codes,
+        **{f"snapshot {each.snapshot_id}": each.product_codes for each in facts.image.snapshots},
+    }
+    coded = {place: codes for place, codes in places.items() if codes}
+    if coded:
+        codes = sorted({code for each in coded.values() for code in each})
+        found.error(
+            "export.marketplace",
+            f"it holds software of AWS Marketplace: product code {listed(codes)} on {listed(list(coded))}",
+            why="AWS supplied it for use in EC2: no method exports it",
+            do="Get the software from its vendor for the place where the machine will run",
+            row="VIE-03",
+        )
+
+
+def _billed(facts: InstanceFacts) -> str:
+    told = (facts.platform_details or facts.platform, facts.usage_operation or "no usage operation is told")
+    return ", ".join(each for each in told if each)

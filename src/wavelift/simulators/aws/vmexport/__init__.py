@@ -1,0 +1,1 @@
+"""VM Export: tasks that write instances and images as disk images into S3."""

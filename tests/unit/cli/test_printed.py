@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.cli import cutover_samples as cut
+from tests.unit.cli import export_samples as exp
 from tests.unit.cli.answers import (
     APPLIED,
     FAILED,
@@ -31,7 +32,7 @@ from tests.unit.cli.answers import (
 from typer.testing import CliRunner, Result
 
 from wavelift.base.times import minute_up, utc_minute
-from wavelift.cli import backup, catalog, connectors, cutover, events, jobs, migrations, replicate, wave
+from wavelift.cli import backup, catalog, connectors, cutover, events, export, jobs, migrations, replicate, wave
 from wavelift.cli.details import print_migration, proof
 from wavelift.cli.main import app
 from wavelift.cli.output import Times, in_own_zone, local_time
@@ -93,6 +94,9 @@ ANSWERS: Final[dict[str, Any]] = {
     "/wavelift/cutovers/cut-2d8b1e3f4a5c": {**cut.details(), **cut.MOVES, "steps": [cut.step(), cut.PERSON]},
     "/wavelift/tests": {**PAGE, "total": 2, "tests": [cut.TEST, cut.ENDED_TEST]},
     "/wavelift/backups": {**PAGE, "total": 2, "backups": [cut.BACKUP, cut.BROKEN_BACKUP]},
+    "/wavelift/exports": {**PAGE, "total": 5, "exports": [exp.export(), exp.READS, exp.WAITS, exp.DONE, exp.FAILED]},
+    f"/wavelift/exports/{exp.EXP}": exp.DONE,
+    "/wavelift/exports/exp-1c7a0d2e3f4b": {**exp.DETAILS, **exp.FAILED},
 }  # fmt: skip
 COMMANDS: Final = {
     "migrations_list": "migrations list",
@@ -111,6 +115,9 @@ COMMANDS: Final = {
     "cutover_show_asks": "cutover show cut-2d8b1e3f4a5c",
     "cutover_tests": "cutover tests",
     "backup_list": "backup list",
+    "export_list": "export list",
+    "export_show": f"export show {exp.EXP}",
+    "export_show_failed": "export show exp-1c7a0d2e3f4b",
     "wave_apply_dry_run": "wave apply erp-frankfurt --dry-run",
 }
 NOTHING: Final[dict[str, Any]] = {
@@ -147,7 +154,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, Any]], 
     time.tzset()
 
     def install(answers: dict[str, Any]) -> None:
-        for module in (backup, catalog, connectors, cutover, events, jobs, migrations, replicate, wave):
+        for module in (backup, catalog, connectors, cutover, events, export, jobs, migrations, replicate, wave):
             monkeypatch.setattr(module, "client", lambda: Api(answers))
 
     yield install

@@ -36,8 +36,9 @@ from wavelift.cli import backup, catalog, connectors, cutover, events, export, j
 from wavelift.cli.details import print_migration, proof
 from wavelift.cli.main import app
 from wavelift.cli.output import Times, in_own_zone, local_time
-from wavelift.cli.states import migration_state, run_state, tries_again, why
+from wavelift.cli.states import export_state, migration_state, run_state, tries_again, why
 from wavelift.console.answers import MigrationDetails, MigrationRow, RunRow
+from wavelift.console.export_answers import ExportRow
 from wavelift.rules.lifecycle import MigrationState
 
 pytestmark = pytest.mark.unit
@@ -132,6 +133,7 @@ NOTHING: Final[dict[str, Any]] = {
     "/wavelift/cutovers": {**PAGE, "total": 0, "cutovers": []},
     "/wavelift/tests": {**PAGE, "total": 0, "tests": []},
     "/wavelift/backups": {**PAGE, "total": 0, "backups": []},
+    "/wavelift/exports": {**PAGE, "total": 0, "exports": []},
     "/wavelift/waves/erp/apply": {
         **APPLIED, "wave": "erp", "changes": [], "unbound": [], "clashes": [], "dag_paused": False,
     },
@@ -220,6 +222,8 @@ def test_json_is_what_the_api_says(command: str, use: Callable[[dict[str, Any]],
         ("cutover list", "No cutovers yet. `wavelift cutover plan WAVE` tells what one would do"),
         ("cutover list --state switched", "No cutovers match --state switched. Without these options all are listed"),
         ("cutover tests", "No test instances yet. `wavelift cutover test WAVE` launches"),
+        ("export list", "No instance exports of the last 7 days yet. `wavelift export start INSTANCE` begins one"),
+        ("export list --all --state failed", "No instance exports match --state failed. Without these options"),
         ("backup list --wave erp", "No backups match --wave erp. Without these options all are listed"),
         ("wave apply erp", "erp: no server of its file has a `replication:` section, and there are no jobs"),
     ],
@@ -340,6 +344,26 @@ def test_the_comparison_of_the_image_is_never_called_like_the_proof(
 )  # fmt: skip
 def test_a_run_s_state(changes: dict[str, Any], words: str) -> None:
     assert run_state(RunRow.model_validate(run(**changes)), Times()) == words
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "active: 40 % (AWS: converting)"),
+        ({"phase": ""}, "active: 40 %"),
+        ({"percent": 0}, "active: AWS: converting"),
+        ({"state": "verifying", "percent": 100, "phase": "it is opened"}, "verifying: it is opened"),
+        ({"state": "checking", "percent": 0, "phase": "", "step": "check", "step_state": "queued"},
+         "checking: check (queued)"),
+        ({"state": "checking", "percent": 0, "phase": "", "step": "", "step_state": ""}, "checking"),
+        ({"state": "cancelling", "percent": 40, "phase": "it is cancelled"}, "cancelling: it is cancelled"),
+        ({"state": "failed"}, "failed"),
+        ({"step": "begin", "step_state": "up_for_retry", "retry_at": "2026-12-01T13:02:01+00:00"},
+         "begin: failed, tries again 2026-12-01 14:03"),
+    ],
+)  # fmt: skip
+def test_an_export_s_state(changes: dict[str, Any], words: str, use: object) -> None:
+    assert export_state(ExportRow.model_validate(exp.export(**changes)), Times()) == words
 
 
 class Retried(MigrationRow):

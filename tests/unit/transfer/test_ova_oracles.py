@@ -32,7 +32,7 @@ from wavelift.transfer.vmdk import PreparedBlock
 
 pytestmark = pytest.mark.wire
 
-PAGE: Final = 4 * KIB
+PAGE: Final = 64 * KIB
 
 
 def run(*words: object) -> str:
@@ -190,7 +190,7 @@ def test_the_oracle_says_no(box: Any, tmp_path: Path) -> None:
         ova.write_bytes(good.replace(old, new))
         with pytest.raises(OracleError, match=words):
             ovf_importer("check", ova)
-    ova.write_bytes(good[:-MIB])
+    ova.write_bytes(good[: len(good) * 3 // 4])
     with pytest.raises(OracleError, match="unexpected EOF"):
         ovf_importer("check", ova)
 
@@ -262,17 +262,24 @@ def stored_block(index: int) -> PreparedBlock:
     return PreparedBlock(index, tuple(chunks), sector * SECTOR, tuple(grains))
 
 
+def filler(index: int) -> PreparedBlock:
+    one = stored_block(0)
+    return PreparedBlock(index, (bytes(one.size),), one.size, one.grains)
+
+
 @pytest.mark.proof
+@pytest.mark.timeout(900)
 def test_a_whole_ova_with_a_disk_file_above_eight_gib(tmp_path: Path) -> None:
-    capacity = 9 * GIB
+    capacity = 8 * GIB + 128 * MIB
     plan = OvaPlan(
         name="exp-1", machine=Machine(name="large", cpus=1, memory_mib=512), capacities=(capacity, MIB), mtime=1
     )
     sink = SparseSink(tmp_path)
     with closing(OvaAssembly(sink, plan)) as assembly:
         writer = assembly.disk(0)
-        for index in range(capacity // BLOCK):
-            writer.write(index, stored_block(index))
+        for index in range(blocks := capacity // BLOCK):
+            # Those between are no grains but as long: holes of the file, which nothing but a full comparison reads.
+            writer.write(index, stored_block(index) if min(index, blocks - index) < 100 else filler(index))
         writer.finish(Manifest.empty(capacity))
         assembly.disk(1).finish(Manifest.empty(MIB))
         result = assembly.finish()
@@ -280,7 +287,7 @@ def test_a_whole_ova_with_a_disk_file_above_eight_gib(tmp_path: Path) -> None:
     assert path.stat().st_size == result.object_bytes
     assert path.stat().st_blocks * SECTOR < 2 * GIB, "it is sparse"
     sizes = [(file.name, file.size) for file in result.files]
-    assert sizes[1][1] > 9 * GIB
+    assert sizes[1][1] > 8 * GIB
     assert [one for one in listed(path) if one[0] != "exp-1.mf"] == sizes
     digests = {one["name"]: one["sha256"] for one in ovf_importer("check", path)["members"]}
     assert all(digests[file.name] == file.sha256 for file in result.files)

@@ -157,7 +157,7 @@ def _start(  # what, where, who, and where it is told
     opened, before = open_once(
         asked,
         WAY_OUT,
-        before=lambda: requests.made_before(ledger, run, conf),
+        before=lambda: requests.made_before(ledger, run, subject=conf.instance),
         reserve=reserve,
         give_back=lambda: requests.give_back(ledger, run, context_of(run, airflow, by)),
     )

@@ -51,13 +51,15 @@ def reserve(
     return open_export(ledger, asked, ctx, request_id=request_id) if conf.mode == "export" else None
 
 
-def made_before(ledger: Ledger, run: DagRun, conf: ExportConf) -> InstanceExport | None:
+def made_before(ledger: Ledger, run: DagRun, *, subject: str | None = None) -> InstanceExport | None:
     """The export that an earlier request of the same name has, if its DAG run was made.
 
-    :raises PermanentError: the earlier request is about another instance."""
+    :param subject: what this request is about; None: whatever the earlier one was.
+    :raises PermanentError: the earlier request is about another instance.
+    """
     with ledger.read() as tx:
         known = exports.of_dag_run(tx, run)
-    if known is not None and conf.instance not in (known.subject, known.instance_id):
+    if known is not None and subject not in (None, known.subject, known.instance_id):
         raise PermanentError(
             f"An earlier request of this name is about {known.subject}", next_step="Give another request_id", run=run
         )

@@ -330,6 +330,9 @@ AWS_CALLS: Final = (
     ),
     AwsCall("s3:get_bucket_acl", ("s3:GetBucketAcl",), "export-bucket", CALLER, OF_EXPORTS, "check of the bucket"),
     AwsCall(
+        "s3:get_bucket_policy", ("s3:GetBucketPolicy",), "export-bucket", CALLER, OF_EXPORTS, "check of the bucket"
+    ),
+    AwsCall(
         "s3:get_bucket_encryption",
         ("s3:GetEncryptionConfiguration",),
         "export-bucket",

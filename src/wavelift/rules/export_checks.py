@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,6 +11,7 @@ from wavelift.base.domain import Finding, Message, Severity
 from wavelift.rules.export_accounts import export_account
 from wavelift.rules.export_causes import Asked, Wish, causes
 from wavelift.rules.export_facts import (
+    EVERYBODY,
     METHODS,
     BucketFacts,
     ExportFormat,
@@ -18,10 +20,12 @@ from wavelift.rules.export_facts import (
     MethodChoice,
 )
 from wavelift.rules.export_plan import default_format
-from wavelift.rules.findings import Findings
+from wavelift.rules.findings import Findings, listed
 
 NEEDED: Final = ("READ_ACP", "WRITE")
 """What VM Import/Export's canonical id needs on the bucket; FULL_CONTROL is both."""
+ACCOUNT_PRINCIPAL: Final = re.compile(r"(arn:[a-z-]+:iam::)?(?P<number>\d{12})(?(1):root)")
+"""How a policy names a whole account: its number, or the ARN of its root."""
 UNENCRYPTED: Final = ("", "AES256")
 """No encryption, and SSE-S3."""
 
@@ -76,7 +80,7 @@ def check_bucket(
     if not facts.owned:  # nothing else of it was read
         return part.all
     if method == "instance":
-        _acl(facts, part, region=region, environment=environment)
+        _acl(facts, part, region=region, account=account, environment=environment)
     _encryption(facts, method, part)
     if not facts.public_access_blocked and not facts.unknown:
         part.warning(
@@ -108,8 +112,8 @@ def _place(facts: BucketFacts, part: Findings, *, region: str, account: str) -> 
         )
 
 
-def _acl(facts: BucketFacts, part: Findings, *, region: str, environment: str) -> None:
-    """What could not be read was told as unknown."""
+def _acl(facts: BucketFacts, part: Findings, *, region: str, account: str, environment: str) -> None:
+    """Whom ACL and policy let in. What could not be read was told as unknown."""
     other = "methods image and direct need no ACL"
     if facts.ownership and not facts.acls_enabled:
         part.error(
@@ -129,17 +133,68 @@ def _acl(facts: BucketFacts, part: Findings, *, region: str, environment: str) -
             do="Look at its object ownership",
             row="VIE-02",
         )
-    if not facts.grants and facts.unknown:
-        return
     grantee = export_account(region)
-    granted = {grant.permission for grant in facts.grants if grant.grantee == grantee}
-    missing = [right for right in NEEDED if not granted & {right, "FULL_CONTROL"}]
-    if missing:
+    _denied(facts, part, grantee)
+    of_acl = _granted(facts, "acl", lambda who: who == grantee)
+    of_policy = _granted(facts, "policy", lambda who: who == grantee)
+    missing = [right for right in NEEDED if right not in of_acl | of_policy]
+    by_policy = [right for right in NEEDED if right not in of_acl and right in of_policy]
+    if by_policy:
+        part.info(
+            "bucket.policy",
+            f"the policy of the bucket {facts.name}, and not its ACL, grants {' and '.join(by_policy)} to {grantee}",
+            why=f"so AWS's page prepares a bucket; VM Import/Export writes as this canonical id in {region}",
+            do="Nothing",
+            row="VIE-02",
+        )
+    if not missing:
+        return
+    elsewhere = {grant.grantee for grant in facts.grants if grant.by == "policy" and _foreign(grant.grantee, account)}
+    if all(right in _granted(facts, "policy", elsewhere.__contains__) for right in missing):
+        part.warning(
+            "bucket.grants",
+            f"whether the bucket {facts.name} grants {' and '.join(missing)} to {grantee} can't be seen: its policy "
+            f"grants that to {listed(sorted(elsewhere))}",
+            why="S3 may show a canonical id as the account that it is of, and which account this is nobody tells",
+            do=f"`wavelift export setup {environment} --grant` grants it by the ACL; {other}",
+            row="VIE-02",
+        )
+    elif not facts.unknown or any(grant.by == "acl" for grant in facts.grants):
         part.error(
             "bucket.grants",
             f"the bucket {facts.name} does not grant {' and '.join(missing)} to {grantee}",
             why=f"VM Import/Export writes as this canonical id in {region}",
             do=f"`wavelift export setup {environment} --grant` adds what is missing; {other}",
+            row="VIE-02",
+        )
+
+
+def _granted(facts: BucketFacts, by: str, whom: Callable[[str], bool]) -> set[str]:
+    """Those of the rights that are needed which the ACL, or the policy, grants."""
+    found = {grant.permission for grant in facts.grants if grant.by == by and whom(grant.grantee)}
+    return {right for right in NEEDED if found & {right, "FULL_CONTROL"}}
+
+
+def _foreign(grantee: str, account: str) -> bool:
+    """Whether a policy's principal is another account as a whole."""
+    found = ACCOUNT_PRINCIPAL.fullmatch(grantee)
+    return found is not None and found["number"] != account
+
+
+def _denied(facts: BucketFacts, part: Findings, grantee: str) -> None:
+    hits = [
+        denial
+        for denial in facts.denials
+        if {grantee, EVERYBODY} & set(denial.grantees) and grantee not in denial.excepted
+    ]
+    if hits:
+        told = (f"{hit.statement} ({', '.join(hit.actions)}{', conditional' * hit.conditional})" for hit in hits)
+        part.warning(
+            "bucket.denied",
+            f"the policy of the bucket {facts.name} denies VM Import/Export what it needs, or may: statement "
+            f"{listed(list(told))}",
+            why="a Deny wins over every grant, and the export fails",
+            do=f"See that {grantee} is excepted from it; methods image and direct write as others",
             row="VIE-02",
         )
 

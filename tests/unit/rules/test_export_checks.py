@@ -25,10 +25,18 @@ from wavelift.base.units import GIB, TIB
 from wavelift.rules.export_accounts import export_account
 from wavelift.rules.export_causes import Wish
 from wavelift.rules.export_checks import check_bucket, check_instance, choose
-from wavelift.rules.export_facts import METHODS, BucketFacts, ExportMethod, ExportTarget, GrantFacts, MethodChoice
+from wavelift.rules.export_facts import (
+    METHODS,
+    BucketFacts,
+    DenialFacts,
+    ExportMethod,
+    ExportTarget,
+    GrantFacts,
+    MethodChoice,
+)
 
 pytestmark = pytest.mark.unit
-E, W = Severity.ERROR, Severity.WARNING
+E, W, N = Severity.ERROR, Severity.WARNING, Severity.INFO
 ENFORCED: Final = {"ownership": "BucketOwnerEnforced", "grants": grants()}
 
 
@@ -93,6 +101,78 @@ def test_the_missing_grants_and_rights_are_named() -> None:
         bucket(unknown=("s3:GetBucketAcl is missing",)), "direct", region=REGION, account=ACCOUNT, environment="prod"
     )
     assert "s3:GetBucketAcl is missing" in found.what
+
+
+ROOT: Final = "arn:aws:iam::210987654321:root"
+
+
+def of_policy(*permissions: str, grantee: str = "") -> tuple[GrantFacts, ...]:
+    """The ACL has the owner alone."""
+    who = grantee or export_account(REGION)
+    return (*grants(), *(GrantFacts(grantee=who, permission=each, by="policy") for each in permissions))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected", "words"),
+    [
+        (
+            {"grants": of_policy("READ_ACP", "WRITE")},
+            {"bucket.policy": N},
+            "and not its ACL, grants READ_ACP and WRITE",
+        ),
+        (
+            {"grants": (*grants("WRITE"), *of_policy("READ_ACP")[1:])},
+            {"bucket.policy": N},
+            "and not its ACL, grants READ_ACP to",
+        ),
+        ({"grants": of_policy("READ_ACP")}, {"bucket.policy": N, "bucket.grants": E}, "grants READ_ACP to"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee=ROOT)}, {"bucket.grants": W}, f"grants that to {ROOT}"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee="210987654321")}, {"bucket.grants": W}, "to 210987654321"),
+        ({"grants": of_policy("WRITE", grantee=ROOT)}, {"bucket.grants": E}, "does not grant"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee=ACCOUNT)}, {"bucket.grants": E}, "does not grant"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee="*")}, {"bucket.grants": E}, "does not grant"),
+        (
+            {"grants": of_policy("READ_ACP", "WRITE", grantee=f"{ROOT[:-5]}:role/x")},
+            {"bucket.grants": E},
+            "does not grant",
+        ),
+        ({**ENFORCED, "grants": of_policy("READ_ACP", "WRITE")}, {"bucket.acls": E}, "ACLs are disabled"),
+        # The ACL could not be read: what else grants nothing is no sign that it does not.
+        (
+            {"grants": of_policy("WRITE", grantee=ROOT)[1:], "unknown": ("s3:GetBucketAcl is missing",)},
+            {"bucket.unknown": W},
+            "s3:GetBucketAcl is missing",
+        ),
+    ],
+)
+def test_vie_02_a_policy_may_grant_what_the_acl_does_not(
+    facts: dict[str, Any], expected: dict[str, Severity], words: str
+) -> None:
+    assert told(bucket(**facts), "instance") == expected
+    found = check_bucket(bucket(**facts), "instance", region=REGION, account=ACCOUNT, environment="prod")
+    assert words in found[0].what
+    assert {code for method in ("image", "direct") for code in told(bucket(**facts), method)} <= {"bucket.unknown"}
+
+
+@pytest.mark.parametrize(
+    ("denial", "hit"),
+    [
+        ({"grantees": ("*",)}, True),
+        ({"grantees": (export_account(REGION),)}, True),
+        ({"grantees": (ACCOUNT, export_account("af-south-1"))}, False),
+        ({"grantees": ("*",), "excepted": (ACCOUNT,)}, True),
+        ({"grantees": ("*",), "excepted": (export_account(REGION),)}, False),
+        ({"grantees": ("*",), "conditional": True}, True),
+    ],
+)
+def test_vie_02_a_deny_of_the_policy_is_a_warning_if_it_hits_vm_export(denial: dict[str, Any], hit: bool) -> None:
+    facts = bucket(denials=(DenialFacts(statement="Perimeter", actions=("s3:PutObject",), **denial),))
+    assert told(facts, "instance") == ({"bucket.denied": W} if hit else {})
+    assert told(facts, "direct") == {}
+    if hit:
+        (found,) = check_bucket(facts, "instance", region=REGION, account=ACCOUNT, environment="prod")
+        conditional = ", conditional" if denial.get("conditional") else ""
+        assert f"statement Perimeter (s3:PutObject{conditional})" in found.what
 
 
 @pytest.mark.parametrize("region", ["af-south-1", "cn-north-1", "us-gov-west-1", "us-east-1"])

@@ -6,15 +6,23 @@ from typing import Annotated, Final
 
 import typer
 
-from wavelift.cli.connect import api_errors_told, client, ended, fail, query, tell_user, wake
+from wavelift.cli.connect import api_errors_told, client, ended, query, wake
 from wavelift.cli.cutover_details import print_backups
-from wavelift.cli.output import AsJson, Limit, print_json, told_empty
+from wavelift.cli.family import MOST, Family, Note, leave, tell_result
+from wavelift.cli.output import AsJson, Limit
 from wavelift.console.cutover_answers import BackupPage, BackupRow, BackupStarted
 from wavelift.rules.environment import BACKUP_DAG, BACKUP_TASK
 
 LIST: Final = "list"
-FIRST: Final = "`wavelift backup ID` makes one of the instance of a migration or a cutover"
-MOST: Final = 500
+BACKUPS: Final = Family(
+    "/wavelift/backups",
+    "backups",
+    BackupPage,
+    BackupRow,
+    print_backups,
+    words="backups",
+    first="`wavelift backup ID` makes one of the instance of a migration or a cutover",
+)
 WAIT_SECONDS: Final = 24 * 3600.0
 """The first image of many terabytes takes hours."""
 What = Annotated[
@@ -25,7 +33,7 @@ What = Annotated[
 def backup(  # noqa: PLR0913  # one parameter per option
     what: What,
     reboot: Annotated[bool, typer.Option("--reboot", help="Shut the guest down for the snapshots.")] = False,
-    note: Annotated[str, typer.Option(help="Kept with the run.")] = "",
+    note: Note = "",
     follow: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the image is there.")] = True,
     wave: Annotated[str, typer.Option(help="With list: only this wave.")] = "",
     limit: Limit = 50,
@@ -40,15 +48,7 @@ def backup(  # noqa: PLR0913  # one parameter per option
 
 @api_errors_told()
 def _list(wave: str, limit: int, *, as_json: bool) -> None:
-    answer = client().call("GET", query("/wavelift/backups", {"wave": wave, "limit": limit}))
-    if as_json:
-        print_json(answer)
-        return
-    page = BackupPage.model_validate(answer)
-    if page.backups:
-        print_backups(page.backups)
-    else:
-        told_empty("backups", FIRST, wave=wave)
+    BACKUPS.list_rows(client(), {"wave": wave, "limit": limit}, as_json=as_json, more=None)
 
 
 @api_errors_told()
@@ -59,16 +59,10 @@ def _make(subject: str, *, reboot: bool, note: str, follow: bool, as_json: bool)
     answer = api.call("POST", "/wavelift/backups", body)
     run = BackupStarted.model_validate(answer)
     if not follow:
-        if as_json:
-            print_json(answer)
-        tell_user(f"{run.backup}: {run.dag_id}, run {run.dag_run_id}; `wavelift backup list` shows it")
+        shows = f"{run.backup}: {run.dag_id}, run {run.dag_run_id}; `wavelift backup list` shows it"
+        leave(answer, [shows], as_json=as_json)
         return
     done = ended(api, run, timeout=WAIT_SECONDS)
-    found = api.call("GET", query("/wavelift/backups", {"subject": subject, "limit": MOST}))["backups"]
+    found = api.call("GET", query(BACKUPS.path, {"subject": subject, "limit": MOST}))["backups"]
     rows = [row for row in found if row["id"] == run.backup]
-    if as_json:
-        print_json({**answer, "state": done.state, "backups": rows})
-    elif rows:
-        print_backups([BackupRow.model_validate(row) for row in rows])
-    if done.state != "success":
-        fail(done.why_failed(BACKUP_TASK))
+    tell_result(BACKUPS, answer, rows, done, as_json=as_json, explained_by=BACKUP_TASK)

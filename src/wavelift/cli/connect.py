@@ -106,6 +106,11 @@ class EndedRun:
             fail(self.why_failed(explained_by or task))
         return found
 
+    def require_success(self, task: str) -> None:
+        """The command ends with status 1 when the run did not get through. :param task: says why."""
+        if self.state != "success":
+            fail(self.why_failed(task))
+
     def why_failed(self, task: str) -> str:
         """What the task, or the run's admission, said when it failed."""
         ended = f"run {self.dag_run_id} of {self.dag_id} ended as {self.state}"

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
 
 import typer
-from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, path_of
 from wavelift.cli import queue
-from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, fail, query, wake
+from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, fail, query, tell_user, wake
 from wavelift.cli.cutover_details import print_cutover, print_cutovers, print_tests
+from wavelift.cli.family import (
+    DAYS_SECONDS,
+    MOST,
+    Family,
+    Note,
+    RequestName,
+    RowsWatch,
+    RunRows,
+    Waits,
+    ask,
+    follow,
+    leave,
+    show_one,
+    tell_result,
+    tell_run,
+)
 from wavelift.cli.local_time import typed_time
-from wavelift.cli.output import AsJson, Limit, print_json, say, stdout_console, told_empty
-from wavelift.cli.watch import Row, Waiting, shown, step_row, tell, wait
+from wavelift.cli.output import AsJson, Limit, print_json, say
+from wavelift.cli.planned import RunName, StepName, answer_run, confirm_step, tell_plan, window
+from wavelift.cli.watch import Row, step_row
 from wavelift.console.answers import RunStarted
 from wavelift.console.cutover_answers import (
-    CutoverAnswered,
     CutoverCancelled,
     CutoverDetails,
     CutoverPage,
     CutoverRow,
     CutoverRunStarted,
     CutoversStarted,
-    StepConfirmed,
     TrialEnds,
     TrialPage,
     TrialRow,
@@ -35,14 +47,26 @@ from wavelift.console.cutover_answers import (
 from wavelift.rules.flows import CUTOVER, REPORT, TEST
 
 app = typer.Typer(no_args_is_help=True)
-WAIT_SECONDS: Final = 7 * 24 * 3600.0
-"""An approval and a window may take days; who waits longer looks at the list."""
-LOOK_SECONDS: Final = 2.0
-MOST: Final = 500
 PLAN: Final = CUTOVER.task_id("plan")
 PREPARE: Final = CUTOVER.task_id("prepare")
-FIRST: Final = "`wavelift cutover plan WAVE` tells what one would do; `wavelift cutover start WAVE` begins it"
-FIRST_TEST: Final = "`wavelift cutover test WAVE` launches the images of a wave where they can reach nothing else"
+CUTOVERS: Final = Family(
+    "/wavelift/cutovers",
+    "cutovers",
+    CutoverPage,
+    CutoverRow,
+    print_cutovers,
+    words="cutovers",
+    first="`wavelift cutover plan WAVE` tells what one would do; `wavelift cutover start WAVE` begins it",
+)
+TESTS: Final = Family(
+    "/wavelift/tests",
+    "tests",
+    TrialPage,
+    TrialRow,
+    print_tests,
+    words="test instances",
+    first="`wavelift cutover test WAVE` launches the images of a wave where they can reach nothing else",
+)
 
 Wave = Annotated[str, typer.Argument(metavar="WAVE")]
 ServerNames = Annotated[
@@ -52,10 +76,6 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a cutover: cut-…"
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of cutovers: cut-…")]
 From = Annotated[str, typer.Option("--from", help="No source is stopped before this time: '2026-12-05 22:00'.")]
 To = Annotated[str, typer.Option("--to", help="No source is stopped that may not serve again by this time.")]
-Note = Annotated[str, typer.Option(help="Kept with the run.")]
-RequestName = Annotated[str, typer.Option("--request-id", help="Your own name of this request: repeat it safely.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the DAG run that asks.")]
-Waits = Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")]
 
 
 @app.command()
@@ -67,11 +87,7 @@ def plan(  # one parameter per option
     run = _run_of(wave, "plan", servers, start, end)
     run.result(PLAN, explained_by=REPORT)
     report = run.xcom(PLAN, "report")
-    if as_json:
-        print_json(report)
-    else:
-        for line in str(run.xcom(PLAN, "words") or "").splitlines():
-            say(line)
+    tell_plan(run, PLAN, report, as_json=as_json)
     if any(not each["goes"] for each in report["servers"]):
         raise typer.Exit(1)
 
@@ -94,8 +110,7 @@ def prepare(
     else:
         for each in rows:
             say(f"{each['server']}: {_prepared(each)}")
-    if run.state != "success":
-        fail(run.why_failed(REPORT))
+    run.require_success(REPORT)
 
 
 def _prepared(each: dict[str, Any]) -> str:
@@ -121,32 +136,21 @@ def start(  # noqa: PLR0913  # one parameter per option
     note: Note = "",
     request_id: RequestName = "",
     priority: Annotated[queue.Choice, typer.Option(help=queue.PRIORITY_HELP)] = queue.Choice.NORMAL,
-    follow: Waits = False,
+    wait: Waits = False,
     as_json: AsJson = False,
 ) -> None:
     """Cut servers over: their ids are printed at once. It asks for approval first, unless the wave's file says none."""
     api, more = client(), {"note": note, "request_id": request_id, "priority": priority.value}
     answer = _asked(api, wave, "cutover", servers, begin, end, **more)
     run = CutoversStarted.model_validate(answer)
-    told = Console(stderr=True)
-    again = ": this request was made before, nothing was started" if run.made_before else ""
-    tell(told, f"{run.dag_id}, run {run.dag_run_id}{again}")
-    for row in run.cutovers:
-        tell(told, f"{row.id} {row.server}")
-    if not follow:
-        if as_json:
-            print_json(answer)
-        tell(told, f"`wavelift cutover approve {wave} {run.dag_run_id}` approves its plan, once it is made")
-        tell(told, f"`wavelift cutover list --wave {wave}` shows how they get on")
+    tell_run(run, [f"{row.id} {row.server}" for row in run.cutovers], made_before=run.made_before)
+    if not wait:
+        approve = f"`wavelift cutover approve {wave} {run.dag_run_id}` approves its plan, once it is made"
+        leave(answer, [approve, f"`wavelift cutover list --wave {wave}` shows how they get on"], as_json=as_json)
         return
-    state = _watched(api, wave, run, told, as_json=as_json)
-    rows = _cutovers(api, wave, run.dag_run_id)
-    if as_json:
-        print_json({**answer, "state": state, "cutovers": rows})
-    else:
-        print_cutovers([CutoverRow.model_validate(row) for row in rows])
-    if state != "success":
-        fail(EndedRun(api, run.dag_id, run.dag_run_id, state).why_failed(REPORT))
+    rows = RunRows(api, CUTOVERS, run, {"wave": wave})
+    stop = [f"stop {row.server} alone: wavelift cutover cancel {row.id}" for row in run.cutovers]
+    follow(rows, RowsWatch(rows, _line), answer, afterwards=stop, as_json=as_json)
 
 
 @app.command("list")
@@ -160,28 +164,14 @@ def list_(
 ) -> None:
     """Cutovers: who serves, and how far each is; newest first."""
     asked = {"wave": wave, "state": state, "search": search, "limit": limit}
-    answer = client().call("GET", query("/wavelift/cutovers", asked))
-    if as_json:
-        print_json(answer)
-        return
-    page = CutoverPage.model_validate(answer)
-    if not page.cutovers:
-        told_empty("cutovers", FIRST, wave=wave, state=state, search=search)
-        return
-    print_cutovers(page.cutovers)
-    if page.total > len(page.cutovers):
-        say(f"{len(page.cutovers)} of {page.total}; raise --limit to see more")
+    CUTOVERS.list_rows(client(), asked, as_json=as_json)
 
 
 @app.command()
 @api_errors_told()
 def show(id: Id, as_json: AsJson = False) -> None:
     """Everything about one cutover: its steps with their undo, who serves, times, downtime so far, what to do next."""
-    answer = client().call("GET", path_of("wavelift", "cutovers", id))
-    if as_json:
-        print_json(answer)
-    else:
-        print_cutover(CutoverDetails.model_validate(answer))
+    show_one(client().call("GET", path_of("wavelift", "cutovers", id)), CutoverDetails, print_cutover, as_json=as_json)
 
 
 @app.command()
@@ -198,24 +188,16 @@ def reject(wave: Wave, run: RunName) -> None:
     _answer(wave, run, "reject")
 
 
-def _answer(wave: str, run: str, answer: str) -> None:
+def _answer(wave: str, run: str, answer: Literal["approve", "reject"]) -> None:
     path = path_of("wavelift", "waves", wave, "cutovers", run, "approval")
-    given = CutoverAnswered.model_validate(client().call("POST", path, {"answer": answer}))
-    did = {"approve": "approved", "reject": "rejected"}[given.answer]
-    what = "that the way back is given up" if given.task_id == CUTOVER.task_id("approve_finalize") else "the plan"
-    say(f"{given.dag_id}, run {given.dag_run_id}: {given.answered_by} {did} {what}")
+    answer_run(client(), path, answer, {CUTOVER.task_id("approve_finalize"): "that the way back is given up"})
 
 
 @app.command()
 @api_errors_told()
-def confirm(
-    id: Id, step: Annotated[str, typer.Argument(metavar="STEP", help="Name of the step, as `show` prints it.")]
-) -> None:
+def confirm(id: Id, step: StepName) -> None:
     """Say that what a step asks of a person was done, or undone: what it asks now."""
-    answer = client().call("POST", path_of("wavelift", "cutovers", id, "confirm"), {"step": step})
-    row = StepConfirmed.model_validate(answer)
-    did = "undone" if row.state == "undoing" else "done"
-    say(f"{row.cutover}: '{row.name}' is confirmed as {did}")
+    confirm_step(client(), path_of("wavelift", "cutovers", id, "confirm"), {"step": step})
 
 
 @app.command()
@@ -233,36 +215,35 @@ def cancel(id: Id) -> None:
 
 @app.command()
 @api_errors_told()
-def revert(ids: Ids, follow: Waits = True, as_json: AsJson = False) -> None:
+def revert(ids: Ids, wait: Waits = True, as_json: AsJson = False) -> None:
     """Go back to the sources: network steps are undone, instances stopped, sources started again."""
-    _end(ids, "revert", follow=follow, as_json=as_json)
+    _end(ids, "revert", wait=wait, as_json=as_json)
 
 
 @app.command()
 @api_errors_told()
-def finalize(ids: Ids, follow: Waits = True, as_json: AsJson = False) -> None:
+def finalize(ids: Ids, wait: Waits = True, as_json: AsJson = False) -> None:
     """Give the way back up. It asks for approval first. No source is deleted, no instance changed."""
-    _end(ids, "finalize", follow=follow, as_json=as_json)
+    _end(ids, "finalize", wait=wait, as_json=as_json)
 
 
-def _end(ids: Sequence[str], verb: str, *, follow: bool, as_json: bool) -> None:
+def _end(ids: Sequence[str], verb: str, *, wait: bool, as_json: bool) -> None:
     """One run for each, so that none waits for another; status 1 when one did not get through."""
-    api, told = client(), Console(stderr=True)
+    api = client()
     runs = []
     for id in dict.fromkeys(ids):
         known = CutoverRow.model_validate(api.call("GET", path_of("wavelift", "cutovers", id)))
         wake(api, known.dag_id, _none(known.wave, known.dag_id))
         run = CutoverRunStarted.model_validate(api.call("POST", path_of("wavelift", "cutovers", id, verb)))
-        tell(told, f"{id} {known.server}: {run.dag_id}, run {run.dag_run_id}")
+        tell_user(f"{id} {known.server}: {run.dag_id}, run {run.dag_run_id}")
         runs.append(run)
-    bad = [
-        each for each in (ended(api, run, timeout=WAIT_SECONDS) for run in runs if follow) if each.state != "success"
-    ]
+    done = [ended(api, run, timeout=DAYS_SECONDS) for run in runs if wait]
+    bad = [each for each in done if each.state != "success"]
     answers = [api.call("GET", path_of("wavelift", "cutovers", run.cutover.id)) for run in runs]
     if as_json:
         print_json(answers)
     else:
-        print_cutovers([CutoverRow.model_validate(row) for row in answers])
+        CUTOVERS.print_rows(answers)
     if bad:
         fail("\n".join(each.why_failed(REPORT) for each in bad))
 
@@ -278,33 +259,22 @@ def try_images(  # noqa: PLR0913  # one parameter per option
     run_id: Annotated[list[str] | None, typer.Option("--run", help="The image of this recorded run.")] = None,
     hours: Annotated[float | None, typer.Option(help="Until the instances are terminated.")] = None,
     note: Note = "",
-    follow: Waits = True,
+    wait: Waits = True,
     as_json: AsJson = False,
 ) -> None:
     """Launch images where they can reach nothing else, and check them. Status 1 when one did not pass."""
     api, dag_id = client(), TEST.dag_id(wave)
-    wake(api, dag_id, _none(wave, dag_id))
     given = {"servers": servers, "runs": run_id, "hours": hours, "note": note}
-    body = {key: value for key, value in given.items() if value}
-    answer = api.call("POST", path_of("wavelift", "waves", wave, "tests"), body)
+    answer = ask(api, dag_id, _none(wave, dag_id), path_of("wavelift", "waves", wave, "tests"), given)
     run = TrialsStarted.model_validate(answer)
-    if not follow:
-        if as_json:
-            print_json(answer)
-        tell(
-            Console(stderr=True),
-            f"{run.dag_id}, run {run.dag_run_id}: `wavelift cutover tests --wave {wave}` lists them",
-        )
+    if not wait:
+        lists = f"`wavelift cutover tests --wave {wave}` lists them"
+        leave(answer, [f"{run.dag_id}, run {run.dag_run_id}: {lists}"], as_json=as_json)
         return
-    done = ended(api, run, timeout=WAIT_SECONDS)
-    found = api.call("GET", query("/wavelift/tests", {"wave": wave, "limit": MOST}))["tests"]
+    done = ended(api, run, timeout=DAYS_SECONDS)
+    found = api.call("GET", query(TESTS.path, {"wave": wave, "limit": MOST}))["tests"]
     rows = [row for row in found if row["dag_run_id"] == run.dag_run_id]
-    if as_json:
-        print_json({**answer, "state": done.state, "tests": rows})
-    elif rows:
-        print_tests([TrialRow.model_validate(row) for row in rows])
-    if done.state != "success":
-        fail(done.why_failed(REPORT))
+    tell_result(TESTS, answer, rows, done, as_json=as_json)
 
 
 @app.command("tests")
@@ -316,15 +286,7 @@ def list_trials(
     as_json: AsJson = False,
 ) -> None:
     """Test instances: whether they passed, and when they end; newest first."""
-    answer = client().call("GET", query("/wavelift/tests", {"wave": wave, "state": state, "limit": limit}))
-    if as_json:
-        print_json(answer)
-        return
-    page = TrialPage.model_validate(answer)
-    if page.tests:
-        print_tests(page.tests)
-    else:
-        told_empty("test instances", FIRST_TEST, wave=wave, state=state)
+    TESTS.list_rows(client(), {"wave": wave, "state": state, "limit": limit}, as_json=as_json, more=None)
 
 
 @app.command("end-test")
@@ -333,9 +295,7 @@ def end_test(id: Annotated[str, typer.Argument(metavar="ID", help="Id of a test 
     """Terminate a test instance, and wait until it is gone."""
     api = client()
     run = TrialEnds.model_validate(api.call("POST", path_of("wavelift", "tests", id, "end")))
-    done = ended(api, run)
-    if done.state != "success":
-        fail(done.why_failed(REPORT))
+    ended(api, run).require_success(REPORT)
     say(f"{id} ({run.test.server}) is terminated")
 
 
@@ -346,15 +306,8 @@ def _asked(
     api: ApiClient, wave: str, mode: str, servers: Sequence[str] | None, begin: str, end: str, **more: str | bool
 ) -> dict[str, Any]:
     dag_id = CUTOVER.dag_id(wave)
-    wake(api, dag_id, _none(wave, dag_id))
-    given = {
-        "servers": list(servers or ()),
-        "window_start": typed_time(begin).isoformat() if begin else "",
-        "window_end": typed_time(end).isoformat() if end else "",
-        **more,
-    }
-    body = {"mode": mode, **{key: value for key, value in given.items() if value}}
-    return dict(api.call("POST", path_of("wavelift", "waves", wave, "cutovers"), body))
+    given = {"mode": mode, "servers": servers, **window(begin, end), **more}
+    return ask(api, dag_id, _none(wave, dag_id), path_of("wavelift", "waves", wave, "cutovers"), given)
 
 
 def _run_of(  # what the two modes without cutovers share
@@ -371,50 +324,8 @@ def _none(wave: str, dag_id: str) -> str:
     )
 
 
-def _cutovers(api: ApiClient, wave: str, run_id: str) -> list[dict[str, Any]]:
-    asked = {"wave": wave, "dag_run_id": run_id, "limit": MOST}
-    found = api.call("GET", query("/wavelift/cutovers", asked))["cutovers"]
-    return sorted(found, key=lambda row: str(row["server"]))
-
-
-def _watched(api: ApiClient, wave: str, run: CutoversStarted, told: Console, *, as_json: bool) -> str:
-    # With --json standard output is for the result alone.
-    watch = CutoversWatch(api, wave, run.dag_id, run.dag_run_id)
-    with shown(watch, told if as_json else stdout_console()) as look:
-        return wait(
-            api,
-            run.dag_id,
-            run.dag_run_id,
-            timeout=WAIT_SECONDS,
-            interval=LOOK_SECONDS,
-            show=look,
-            afterwards=[f"stop {row.server} alone: wavelift cutover cancel {row.id}" for row in run.cutovers],
-        )
-
-
-@dataclass
-class CutoversWatch:
-    """The cutovers of one DAG run, for :func:`wavelift.cli.watch.shown`."""
-
-    api: ApiClient
-    wave: str
-    dag_id: str
-    run_id: str
-    clock: Callable[[], float] = time.monotonic
-    _waiting: Waiting = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._waiting = Waiting(self.api, self.dag_id, self.run_id, clock=self.clock, servers_shown=True)
-
-    def rows(self) -> list[Row]:
-        """One row per server; one of the run as a whole while tasks of no single server are under way."""
-        lines = self._waiting.lines()
-        found = [CutoverRow.model_validate(row) for row in _cutovers(self.api, self.wave, self.run_id)]
-        return [*([Row("", "; ".join(lines))] if lines else []), *map(self._row, found)]
-
-    @staticmethod
-    def _row(row: CutoverRow) -> Row:
-        if row.step:
-            return step_row(row.server, row)
-        note = "is being cancelled" if row.cancel_requested and not row.state.terminal else row.error or row.phase
-        return Row(row.server, str(row.state), note)
+def _line(row: CutoverRow) -> Row:
+    if row.step:
+        return step_row(row.server, row)
+    note = "is being cancelled" if row.cancel_requested and not row.state.terminal else row.error or row.phase
+    return Row(row.server, str(row.state), note)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import typer
@@ -10,6 +12,7 @@ from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.base.units import human_bytes, human_seconds
 from wavelift.cli.connect import api_errors_told, client, ended, query, wake
 from wavelift.cli.connect import unpause as unpause_dag
+from wavelift.cli.family import Family, show_one
 from wavelift.cli.local_time import with_offset
 from wavelift.cli.output import (
     AsJson,
@@ -23,7 +26,6 @@ from wavelift.cli.output import (
     show_facts,
     table,
     tell_more,
-    told_empty,
 )
 from wavelift.cli.output import show as show_table
 from wavelift.cli.states import run_state, say_why, why
@@ -33,13 +35,6 @@ from wavelift.rules.flows import REPLICATE
 from wavelift.rules.replication import JobState
 
 app = typer.Typer(no_args_is_help=True)
-FIRST: Final = (
-    "`wavelift wave apply WAVE` makes those of a wave whose file has a `replication:` section. Jobs are listed "
-    "as soon as Airflow has read that section, and to users who may read the DAG"
-)
-NO_RUNS: Final = (
-    "The first one begins at the job's next time (`wavelift jobs show`); `wavelift replicate WAVE` asks now"
-)
 VERIFY_SECONDS: Final = 24 * 3600.0
 """How long the command waits for a read-back: it reads whole disks."""
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, or WAVE/SERVER.")]
@@ -78,29 +73,37 @@ def list_(
 ) -> None:
     """Jobs with state, next instant, current run, latest AMI and term."""
     asked = {"wave": wave, "state": state, "search": search, "limit": limit, "offset": offset}
-    answer = client().call("GET", query("/wavelift/jobs", asked))
-    if as_json:
-        print_json(answer)
-        return
-    page = JobPage.model_validate(answer)
-    if not page.jobs:
-        told_empty("replication jobs", FIRST, wave=wave, state=state, search=search, offset=offset)
-        return
+    JOBS.list_rows(client(), asked, as_json=as_json, more=tell_more)
+
+
+def print_jobs(rows: Sequence[JobRow]) -> None:
+    """Jobs as a table, and under it what they or their runs suffer from."""
     times = Times()
     shown = table(
         *("job, wave/server", "state", "next, every", "run, latest AMI", "term ends"),
         ids=("job, wave/server", "run, latest AMI"),
     )
-    for row in page.jobs:
+    for row in rows:
         add_row(shown, *_cells(row, times))
     show_table(shown)
-    for row in page.jobs:
+    for row in rows:
         if row.state_reason:
             say(f"{row.id} {row.server}: {row.state_reason}")
         if row.current_run:
             say_why(row.current_run, times)
     times.tell()
-    tell_more(page, len(page.jobs))
+
+
+JOBS: Final = Family(
+    "/wavelift/jobs",
+    "jobs",
+    JobPage,
+    JobRow,
+    print_jobs,
+    words="replication jobs",
+    first="`wavelift wave apply WAVE` makes those of a wave whose file has a `replication:` section. Jobs are listed "
+    "as soon as Airflow has read that section, and to users who may read the DAG",
+)
 
 
 @app.command()
@@ -267,19 +270,11 @@ def history(
     """A job's runs, newest first: type, state, times, AMI, bytes read and sent, rate, duration."""
     api = client()
     asked = {"state": state, "search": search, "limit": limit, "offset": offset}
-    answer = api.call("GET", query(path_of("wavelift", "jobs", _id_of(api, job), "runs"), asked))
-    if as_json:
-        print_json(answer)
-        return
-    page = RunPage.model_validate(answer)
-    if not page.runs:
-        told_empty("runs", NO_RUNS, state=state, search=search, offset=offset)
-        return
-    print_runs(page.runs)
-    tell_more(page, len(page.runs))
+    runs = replace(RUNS, path=path_of("wavelift", "jobs", _id_of(api, job), "runs"))
+    runs.list_rows(api, asked, as_json=as_json, more=tell_more)
 
 
-def print_runs(rows: list[RunRow]) -> None:
+def print_runs(rows: Sequence[RunRow]) -> None:
     """Runs as a table, and under it what went wrong."""
     times = Times()
     shown = table(
@@ -294,6 +289,15 @@ def print_runs(rows: list[RunRow]) -> None:
     times.tell()
 
 
+RUNS: Final = Family(
+    "/wavelift/runs",
+    "runs",
+    RunPage,
+    RunRow,
+    print_runs,
+    words="runs",
+    first="The first one begins at the job's next time (`wavelift jobs show`); `wavelift replicate WAVE` asks now",
+)
 NO_INSTANT: Final = {"Cutover": "(of a cutover)"}
 """Type of a run → what stands in the place of its scheduled start."""
 
@@ -340,10 +344,7 @@ def _named(row: JobRow) -> str:
 
 
 def _show(answer: Any, *, as_json: bool) -> None:
-    if as_json:
-        print_json(answer)
-    else:
-        _print_job(JobRow.model_validate(answer))
+    show_one(answer, JobRow, _print_job, as_json=as_json)
 
 
 def _print_job(row: JobRow) -> None:

@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final, Literal
 
 import typer
-from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, path_of
 from wavelift.cli import queue
-from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, fail, query, wake
-from wavelift.cli.local_time import typed_time
-from wavelift.cli.output import (
-    AsJson,
-    Limit,
-    Times,
-    add_row,
-    print_json,
-    say,
-    show,
-    show_facts,
-    stdout_console,
-    table,
-    told_empty,
+from wavelift.cli.connect import api_errors_told, client, ended, wake
+from wavelift.cli.family import (
+    Family,
+    Note,
+    RequestName,
+    RowsWatch,
+    RunRows,
+    Waits,
+    ask,
+    follow,
+    leave,
+    show_one,
+    tell_run,
 )
-from wavelift.cli.watch import Row, Waiting, shown, tell, wait
+from wavelift.cli.output import AsJson, Limit, Times, add_row, say, show, show_facts, table
+from wavelift.cli.planned import RunName, answer_run, tell_plan, window
+from wavelift.cli.watch import Row
 from wavelift.console.answers import RunStarted
-from wavelift.console.cutover_answers import CutoverAnswered
 from wavelift.console.live_answers import LiveCancelled, LiveDetails, LivePage, LiveRow, LiveStarted
 from wavelift.rules.flows import LIVE, REPORT
 
 app = typer.Typer(no_args_is_help=True)
-WAIT_SECONDS: Final = 7 * 24 * 3600.0
-"""Replication and a window may take days; who waits longer looks at the list."""
-LOOK_SECONDS: Final = 2.0
-MOST: Final = 500
 PLAN: Final = LIVE.task_id("plan")
 FIRST: Final = "`wavelift live plan WAVE` tells what one would do; `wavelift live start WAVE` begins it"
 
 Wave = Annotated[str, typer.Argument(metavar="WAVE")]
 ServerNames = Annotated[list[str] | None, typer.Argument(metavar="SERVER", help="Only these. Without: all.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the DAG run that asks.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a live migration: liv-…")]
 From = Annotated[str, typer.Option("--from", help="No switchover before this time: '2026-12-05 22:00'.")]
 To = Annotated[str, typer.Option("--to", help="No switchover after this time.")]
-RequestName = Annotated[str, typer.Option("--request-id", help="Your own name of this request: repeat it safely.")]
 Accepts = Annotated[bool, typer.Option("--accept-warnings", help="Start although HCX's validation has warnings.")]
 
 
@@ -59,11 +50,7 @@ def plan(wave: Wave, servers: ServerNames = None, start: From = "", end: To = ""
     run = ended(api, RunStarted.model_validate(_asked(api, wave, "plan", servers, start, end)))
     run.result(PLAN, explained_by=REPORT)
     report = run.xcom(PLAN, "report")
-    if as_json:
-        print_json(report)
-    else:
-        for line in str(run.xcom(PLAN, "words") or "").splitlines():
-            say(line)
+    tell_plan(run, PLAN, report, as_json=as_json)
     if any(each["why"] for each in report["servers"]):
         raise typer.Exit(1)
 
@@ -76,35 +63,25 @@ def start(  # noqa: PLR0913  # one parameter per option
     begin: From = "",
     end: To = "",
     accept_warnings: Accepts = False,
-    note: Annotated[str, typer.Option(help="Kept with the run.")] = "",
+    note: Note = "",
     request_id: RequestName = "",
     priority: Annotated[queue.Choice, typer.Option(help=queue.PRIORITY_HELP)] = queue.Choice.NORMAL,
-    follow: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")] = False,
+    wait: Waits = False,
     as_json: AsJson = False,
 ) -> None:
     """Let HCX migrate servers: their ids are printed at once. To try servers again that failed, name them."""
     api = client()
     more = {"note": note, "request_id": request_id, "priority": priority.value, "accept_warnings": accept_warnings}
     answer = _asked(api, wave, "migrate", servers, begin, end, **more)
-    run, told = LiveStarted.model_validate(answer), Console(stderr=True)
-    again = ": this request was made before, nothing was started" if run.made_before else ""
-    tell(told, f"{run.dag_id}, run {run.dag_run_id}{again}")
-    for row in run.migrations:
-        tell(told, f"{row.id} {row.server}")
-    if not follow:
-        if as_json:
-            print_json(answer)
-        tell(told, f"`wavelift live approve {wave} {run.dag_run_id}` approves its plan, once it is made")
-        tell(told, f"`wavelift live list --wave {wave}` shows how they get on")
+    run = LiveStarted.model_validate(answer)
+    tell_run(run, [f"{row.id} {row.server}" for row in run.migrations], made_before=run.made_before)
+    if not wait:
+        approve = f"`wavelift live approve {wave} {run.dag_run_id}` approves its plan, once it is made"
+        leave(answer, [approve, f"`wavelift live list --wave {wave}` shows how they get on"], as_json=as_json)
         return
-    state = _watched(api, wave, run, told, as_json=as_json)
-    rows = _migrations(api, wave, run.dag_run_id)
-    if as_json:
-        print_json({**answer, "state": state, "migrations": rows})
-    else:
-        print_migrations([LiveRow.model_validate(row) for row in rows])
-    if state != "success":
-        fail(EndedRun(api, run.dag_id, run.dag_run_id, state).why_failed(REPORT))
+    rows = RunRows(api, LIVES, run, {"wave": wave})
+    stop = [f"stop {row.server} alone: wavelift live cancel {row.id}" for row in run.migrations]
+    follow(rows, RowsWatch(rows, _line), answer, afterwards=stop, as_json=as_json)
 
 
 @app.command("list")
@@ -118,30 +95,14 @@ def list_(
 ) -> None:
     """Live migrations: how far HCX is with each; newest first."""
     asked = {"wave": wave, "state": state, "search": search, "limit": limit}
-    answer = client().call("GET", query("/wavelift/live", asked))
-    if as_json:
-        print_json(answer)
-        return
-    page = LivePage.model_validate(answer)
-    if not page.migrations:
-        told_empty("live migrations", FIRST, wave=wave, state=state, search=search)
-        return
-    print_migrations(page.migrations)
-    if page.total > len(page.migrations):
-        say(f"{len(page.migrations)} of {page.total}; raise --limit to see more")
+    LIVES.list_rows(client(), asked, as_json=as_json)
 
 
 @app.command("show")
 @api_errors_told()
-def show_one(id: Id, as_json: AsJson = False) -> None:
+def show_(id: Id, as_json: AsJson = False) -> None:
     """Everything about one live migration: where it goes, how far HCX is, what was verified."""
-    answer = client().call("GET", path_of("wavelift", "live", id))
-    if as_json:
-        print_json(answer)
-        return
-    row, times = LiveDetails.model_validate(answer), Times()
-    show_facts(f"{row.id}  {row.wave}/{row.server}", _facts(row, times))
-    times.tell()
+    show_one(client().call("GET", path_of("wavelift", "live", id)), LiveDetails, print_migration, as_json=as_json)
 
 
 @app.command()
@@ -172,8 +133,7 @@ def cancel(id: Id) -> None:
         say(f"{id} ({row.server}) goes no further; it ends when {row.dag_id}, run {row.dag_run_id} comes to it")
     else:
         done = ended(api, RunStarted(dag_id=row.dag_id, dag_run_id=row.cancel_run))
-        if done.state != "success":
-            fail(done.why_failed(REPORT))
+        done.require_success(REPORT)
         now = LiveRow.model_validate(api.call("GET", path_of("wavelift", "live", id)))
         say(f"{id} ({row.server}) is {now.state}: {now.phase}")
 
@@ -189,6 +149,18 @@ def print_migrations(rows: Sequence[LiveRow]) -> None:
     for row in rows:
         if row.error:
             say(f"{row.id} {row.server}: {row.error}")
+    times.tell()
+
+
+LIVES: Final = Family(
+    "/wavelift/live", "migrations", LivePage, LiveRow, print_migrations, words="live migrations", first=FIRST
+)
+
+
+def print_migration(row: LiveDetails) -> None:
+    """Everything about one live migration."""
+    times = Times()
+    show_facts(f"{row.id}  {row.wave}/{row.server}", _facts(row, times))
     times.tell()
 
 
@@ -227,23 +199,13 @@ def _asked(
     api: ApiClient, wave: str, mode: str, servers: Sequence[str] | None, begin: str, end: str, **more: str | bool
 ) -> dict[str, Any]:
     dag_id = LIVE.dag_id(wave)
-    wake(api, dag_id, _none(wave, dag_id))
-    given = {
-        "servers": list(servers or ()),
-        "window_start": typed_time(begin).isoformat() if begin else "",
-        "window_end": typed_time(end).isoformat() if end else "",
-        **more,
-    }
-    body = {"mode": mode, **{key: value for key, value in given.items() if value}}
-    return dict(api.call("POST", path_of("wavelift", "waves", wave, "live"), body))
+    given = {"mode": mode, "servers": servers, **window(begin, end), **more}
+    return ask(api, dag_id, _none(wave, dag_id), path_of("wavelift", "waves", wave, "live"), given)
 
 
-def _answer(wave: str, run: str, answer: str) -> None:
+def _answer(wave: str, run: str, answer: Literal["approve", "reject"]) -> None:
     path = path_of("wavelift", "waves", wave, "live", run, "approval")
-    given = CutoverAnswered.model_validate(client().call("POST", path, {"answer": answer}))
-    did = {"approve": "approved", "reject": "rejected"}[given.answer]
-    what = "the switchover" if given.task_id == LIVE.task_id("approve_switchover") else "the plan"
-    say(f"{given.dag_id}, run {given.dag_run_id}: {given.answered_by} {did} {what}")
+    answer_run(client(), path, answer, {LIVE.task_id("approve_switchover"): "the switchover"})
 
 
 def _none(wave: str, dag_id: str) -> str:
@@ -253,46 +215,5 @@ def _none(wave: str, dag_id: str) -> str:
     )
 
 
-def _migrations(api: ApiClient, wave: str, run_id: str) -> list[dict[str, Any]]:
-    found = api.call("GET", query("/wavelift/live", {"wave": wave, "dag_run_id": run_id, "limit": MOST}))["migrations"]
-    return sorted(found, key=lambda row: str(row["server"]))
-
-
-def _watched(api: ApiClient, wave: str, run: LiveStarted, told: Console, *, as_json: bool) -> str:
-    # With --json standard output is for the result alone.
-    watch = LiveWatch(api, wave, run.dag_id, run.dag_run_id)
-    with shown(watch, told if as_json else stdout_console()) as look:
-        return wait(
-            api,
-            run.dag_id,
-            run.dag_run_id,
-            timeout=WAIT_SECONDS,
-            interval=LOOK_SECONDS,
-            show=look,
-            afterwards=[f"stop {row.server} alone: wavelift live cancel {row.id}" for row in run.migrations],
-        )
-
-
-@dataclass
-class LiveWatch:
-    """The migrations of one DAG run, for :func:`wavelift.cli.watch.shown`."""
-
-    api: ApiClient
-    wave: str
-    dag_id: str
-    run_id: str
-    clock: Callable[[], float] = time.monotonic
-    _waiting: Waiting = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._waiting = Waiting(self.api, self.dag_id, self.run_id, clock=self.clock, servers_shown=True)
-
-    def rows(self) -> list[Row]:
-        """One row per server; one of the run as a whole while its own tasks are under way."""
-        lines = self._waiting.lines()
-        found = [LiveRow.model_validate(row) for row in _migrations(self.api, self.wave, self.run_id)]
-        return [*([Row("", "; ".join(lines))] if lines else []), *map(self._row, found)]
-
-    @staticmethod
-    def _row(row: LiveRow) -> Row:
-        return Row(row.server, str(row.state), row.error or _progress(row).replace("\n", ", "))
+def _line(row: LiveRow) -> Row:
+    return Row(row.server, str(row.state), row.error or _progress(row).replace("\n", ", "))

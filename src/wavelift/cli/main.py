@@ -18,6 +18,7 @@ from wavelift.cli import (
     cutover,
     environments,
     events,
+    export,
     grants,
     iam,
     jobs,
@@ -44,6 +45,7 @@ app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to 
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 app.add_typer(cutover.app, name="cutover", help="Cutovers to EC2 instances, the way back, and test instances.")
 app.add_typer(network.app, name="network", help="Cutovers of networks that HCX extended, and the way back.")
+app.add_typer(export.app, name="export", help="EC2 instances to S3, as OVA, VMDK or VHD.")
 app.add_typer(live.app, name="live", help="Live migrations to another vCenter with VMware HCX.")
 app.command()(backup.backup)
 app.add_typer(events.app, name="events", help="The audit trail: who did what, and when.")
@@ -135,7 +137,7 @@ def migrate(  # noqa: PLR0913  # one parameter per option
     from wavelift.cli.migrations import migrate as start
 
     given = {"servers": servers, "launch": launch, "note": note, "priority": priority and priority.value}
-    start(name, {key: value for key, value in given.items() if value}, follow=wait, as_json=as_json)
+    start(name, {key: value for key, value in given.items() if value}, wait=wait, as_json=as_json)
 
 
 @app.command("replicate")
@@ -149,7 +151,7 @@ def replicate_now(
 ) -> None:
     """Replicate servers now, on demand: at most 2 runs per job in 24 hours."""
     asked = ReplicateBody(servers=servers or None, priority=priority.value)
-    replicate.replicate(name, asked, follow=wait, unpause=unpause, as_json=as_json)
+    replicate.replicate(name, asked, wait=wait, unpause=unpause, as_json=as_json)
 
 
 @app.command()
@@ -197,9 +199,9 @@ def migrations_show(
     migration: str, as_json: Annotated[bool, typer.Option("--json", help="All data as JSON, times in UTC.")] = False
 ) -> None:
     """Show one migration: state, disks and how they were read, proof, image, conversion, what to do next."""
-    from wavelift.cli.migrations import show_one
+    from wavelift.cli.migrations import show_migration
 
-    show_one(migration, as_json=as_json)
+    show_migration(migration, as_json=as_json)
 
 
 @migrations_app.command("cancel")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import typer
-from rich.console import Console
 
 from wavelift.airflow.rest import ApiError, path_of
 from wavelift.base.units import human_bytes
-from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query, run_by, wake
+from wavelift.cli.connect import api_errors_told, client, fail, run_by, tell_user, wake
 from wavelift.cli.details import next_after_cancel, print_migration, say_verified
-from wavelift.cli.output import Times, add_row, print_json, say, show, stdout_console, table, told_empty
+from wavelift.cli.family import Family, RunRows, follow, leave, show_one, tell_run
+from wavelift.cli.output import Times, add_row, say, show, table
 from wavelift.cli.states import migration_state, say_why
-from wavelift.cli.watch import Watch, shown, tell, wait
+from wavelift.cli.watch import Watch
 from wavelift.cli.wave import await_wave, no_wave
 from wavelift.console.answers import (
     MigrationCancelled,
@@ -23,18 +24,14 @@ from wavelift.console.answers import (
     MigrationsStarted,
 )
 from wavelift.console.requests import CleanupBody
-from wavelift.rules.flows import MIGRATE, PREFLIGHT, REPORT
+from wavelift.rules.flows import MIGRATE, PREFLIGHT
 
-FIRST: Final = "`wavelift migrate WAVE` begins them; `wavelift preflight WAVE` checks the wave before"
 WAIT_SECONDS: Final = 48 * 3600.0
 """A wave of terabytes takes a day; who waits longer looks at the list."""
-LOOK_SECONDS: Final = 2.0
-MOST: Final = 500
-"""Migrations a page at most."""
 
 
 @api_errors_told()
-def migrate(wave: str, asked: dict[str, Any], *, follow: bool, as_json: bool) -> None:
+def migrate(wave: str, asked: dict[str, Any], *, wait: bool, as_json: bool) -> None:
     """Migrate servers of a wave, and wait for their end with live progress. Status 1 when one of them did not get
     through.
 
@@ -46,78 +43,55 @@ def migrate(wave: str, asked: dict[str, Any], *, follow: bool, as_json: bool) ->
     wake(api, dag_id, no_wave(wave))
     answer = api.call("POST", path_of("wavelift", "waves", wave, "migrations"), asked)
     run = MigrationsStarted.model_validate(answer)
-    told = Console(stderr=True)
-    tell(told, f"{run.dag_id}, run {run.dag_run_id}")
-    for row in run.migrations:
-        tell(told, f"{row.id} {row.server}")
+    tell_run(run, [f"{row.id} {row.server}" for row in run.migrations])
     if run.with_preflight:
-        tell(told, f"the servers of {', '.join(run.with_preflight)} get ids when pre-flight has found them")
-    if not follow:
-        if as_json:
-            print_json(answer)
-        tell(told, f"`wavelift migrations list --wave {wave}` shows how they get on")
+        tell_user(f"the servers of {', '.join(run.with_preflight)} get ids when pre-flight has found them")
+    if not wait:
+        leave(answer, [f"`wavelift migrations list --wave {wave}` shows how they get on"], as_json=as_json)
         return
-    # With --json standard output is for the result alone.
-    with shown(Watch(api, run.dag_id, run.dag_run_id), told if as_json else stdout_console()) as look:
-        state = wait(
-            api,
-            run.dag_id,
-            run.dag_run_id,
-            timeout=WAIT_SECONDS,
-            interval=LOOK_SECONDS,
-            show=look,
-            afterwards=[f"stop {row.server} alone: wavelift migrations cancel {row.id}" for row in run.migrations],
-        )
-    which = {"wave": wave, "dag_run_id": run.dag_run_id, "limit": MOST}
-    found = api.call("GET", query("/wavelift/migrations", which))
-    rows = sorted(found["migrations"], key=lambda row: str(row["server"]))
-    if as_json:
-        print_json({**answer, "state": state, "migrations": rows})
-    elif rows:
-        print_migrations(MigrationPage.model_validate({**found, "migrations": rows}))
-    if state != "success":
-        fail(EndedRun(api, run.dag_id, run.dag_run_id, state).why_failed(REPORT))
+    rows = RunRows(api, MIGRATIONS, run, {"wave": wave})
+    stop = [f"stop {row.server} alone: wavelift migrations cancel {row.id}" for row in run.migrations]
+    watch = Watch(api, run.dag_id, run.dag_run_id)
+    follow(rows, watch, answer, afterwards=stop, as_json=as_json, timeout=WAIT_SECONDS)
 
 
 @api_errors_told()
 def show_list(wave: str, state: str, limit: int, *, as_json: bool) -> None:
     """Print the list of migrations."""
-    answer = client().call("GET", query("/wavelift/migrations", {"wave": wave, "state": state, "limit": limit}))
-    if as_json:
-        print_json(answer)
-        return
-    page = MigrationPage.model_validate(answer)
-    if page.migrations:
-        print_migrations(page)
-    else:
-        told_empty("migrations", FIRST, wave=wave, state=state)
+    MIGRATIONS.list_rows(client(), {"wave": wave, "state": state, "limit": limit}, as_json=as_json)
 
 
-def print_migrations(page: MigrationPage) -> None:
+def print_migrations(rows: Sequence[MigrationRow]) -> None:
     """Migrations as a table, and under it what went wrong."""
     times = Times()
     shown = table("id, began", "wave/server", "state, size", "image, instance", ids=("id, began", "image, instance"))
-    for row in page.migrations:
+    for row in rows:
         made = "\n".join(filter(None, (row.image_id, row.instance_id)))
         size = human_bytes(row.bytes_total) if row.bytes_total else ""
         state = "\n".join(filter(None, (migration_state(row, times), size)))
         add_row(shown, f"{row.id}\n{times.of(row.created_at)}", f"{row.wave}/{row.server}", state, made)
     show(shown)
-    for row in page.migrations:
+    for row in rows:
         say_why(row, times)
     times.tell()
-    if page.total > len(page.migrations):
-        say(f"{len(page.migrations)} of {page.total}; raise --limit to see more")
+
+
+MIGRATIONS: Final = Family(
+    "/wavelift/migrations",
+    "migrations",
+    MigrationPage,
+    MigrationRow,
+    print_migrations,
+    words="migrations",
+    first="`wavelift migrate WAVE` begins them; `wavelift preflight WAVE` checks the wave before",
+)
 
 
 @api_errors_told()
-def show_one(migration: str, *, as_json: bool) -> None:
+def show_migration(migration: str, *, as_json: bool) -> None:
     """Print one migration."""
     answer = client().call("GET", path_of("wavelift", "migrations", migration))
-    if as_json:
-        print_json(answer)
-    else:
-        print_migration(MigrationDetails.model_validate(answer))
+    show_one(answer, MigrationDetails, print_migration, as_json=as_json)
 
 
 @api_errors_told()

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
-from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, path_of
-from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, fail, query, wake
+from wavelift.cli.connect import api_errors_told, client, ended, fail, tell_user, wake
 from wavelift.cli.cutover_details import approval_words, asked_of_person, moment_lines, step_lines
+from wavelift.cli.family import DAYS_SECONDS, Family, Note, RequestName, ask, leave, show_one, tell_run
 from wavelift.cli.output import AsJson, Limit, Times, add_row, print_json, say, show, show_facts, table, told_empty
-from wavelift.cli.watch import tell
-from wavelift.console.cutover_answers import CutoverAnswered
+from wavelift.cli.planned import RunName, StepName, answer_run, confirm_step, tell_plan
 from wavelift.console.network_answers import (
     NetworkCutoverDetails,
     NetworkCutoverPage,
     NetworkCutoverRow,
     NetworkCutoverStarted,
     NetworkList,
-    NetworkStepConfirmed,
 )
 from wavelift.rules.flows import NETWORK, REPORT
 from wavelift.rules.network_cutover import NetworkState
 
 app = typer.Typer(no_args_is_help=True)
-WAIT_SECONDS: Final = 7 * 24 * 3600.0
-"""An approval and a person's step may take days; who waits longer looks at the list."""
 RECORD: Final = NETWORK.task_id("record")
-FIRST: Final = "`wavelift network plan NETWORK` tells what one would do; `wavelift network cutover NETWORK` begins it"
 MOMENTS: Final = {
     "going": "go was given",
     "disconnected": "source disconnected",
@@ -49,9 +44,6 @@ MOMENTS: Final = {
 
 Network = Annotated[str, typer.Argument(metavar="NETWORK", help="Name of a network: networks/NETWORK.yaml.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a network's cutover: net-…")]
-Note = Annotated[str, typer.Option(help="Kept with the run.")]
-RequestName = Annotated[str, typer.Option("--request-id", help="Your own name of this request: repeat it safely.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the DAG run that asks.")]
 Waits = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
 
 
@@ -64,11 +56,7 @@ def plan(network: Network, as_json: AsJson = False) -> None:
     report = run.xcom(RECORD, "report")
     if not report:
         fail(run.why_failed(REPORT))
-    if as_json:
-        print_json(report)
-    else:
-        for line in str(run.xcom(RECORD, "words") or "").splitlines():
-            say(line)
+    tell_plan(run, RECORD, report, as_json=as_json)
     if run.state != "success":
         raise typer.Exit(1)
 
@@ -79,18 +67,14 @@ def cutover(
     network: Network, note: Note = "", request_id: RequestName = "", follow: Waits = False, as_json: AsJson = False
 ) -> None:
     """Move the gateway to the destination. Its id is printed at once; it asks for approval, if the file says so."""
-    api, told = client(), Console(stderr=True)
+    api = client()
     answer = _asked(api, network, "cutover", note=note, request_id=request_id)
     run = NetworkCutoverStarted.model_validate(answer)
-    again = ": this request was made before, nothing was started" if run.made_before else ""
-    tell(told, f"{run.dag_id}, run {run.dag_run_id}{again}")
     assert run.cutover is not None  # of this mode
-    tell(told, f"{run.cutover.id} {run.cutover.prefix}")
+    tell_run(run, [f"{run.cutover.id} {run.cutover.prefix}"], made_before=run.made_before)
     if not follow:
-        if as_json:
-            print_json(answer)
-        tell(told, f"`wavelift network approve {network} {run.dag_run_id}` approves its plan, once it is made")
-        tell(told, f"`wavelift network show {run.cutover.id}` shows how it gets on")
+        approve = f"`wavelift network approve {network} {run.dag_run_id}` approves its plan, once it is made"
+        leave(answer, [approve, f"`wavelift network show {run.cutover.id}` shows how it gets on"], as_json=as_json)
         return
     _followed(api, run, as_json=as_json)
 
@@ -126,17 +110,7 @@ def list_(
         _list_files(as_json=as_json)
         return
     asked = {"network": network, "state": state, "search": search, "limit": limit}
-    answer = client().call("GET", query("/wavelift/network_cutovers", asked))
-    if as_json:
-        print_json(answer)
-        return
-    page = NetworkCutoverPage.model_validate(answer)
-    if not page.cutovers:
-        told_empty("network cutovers", FIRST, network=network, state=state, search=search)
-        return
-    print_network_cutovers(page.cutovers)
-    if page.total > len(page.cutovers):
-        say(f"{len(page.cutovers)} of {page.total}; raise --limit to see more")
+    CUTOVERS.list_rows(client(), asked, as_json=as_json)
 
 
 @app.command("show")
@@ -144,12 +118,7 @@ def list_(
 def show_(id: Id, as_json: AsJson = False) -> None:
     """Everything about one cutover: its steps with their undo, times, what somebody must know, what to do next."""
     answer = client().call("GET", path_of("wavelift", "network_cutovers", id))
-    if as_json:
-        print_json(answer)
-    else:
-        row, times = NetworkCutoverDetails.model_validate(answer), Times()
-        show_facts(f"{row.id}  {row.network}", _facts(row, times))
-        times.tell()
+    show_one(answer, NetworkCutoverDetails, print_network_cutover, as_json=as_json)
 
 
 @app.command()
@@ -170,15 +139,12 @@ def reject(network: Network, run: RunName) -> None:
 @api_errors_told()
 def confirm(
     id: Id,
-    step: Annotated[str, typer.Argument(metavar="STEP", help="Name of the step, as `show` prints it.")],
+    step: StepName,
     undone: Annotated[bool, typer.Option("--undone", help="On the way back: it is undone.")] = False,
 ) -> None:
     """Say that what a step asks of a person was done, or undone. Refused if it asks for the opposite now."""
     said = {"step": step, "answer": "undone" if undone else "done"}
-    answer = client().call("POST", path_of("wavelift", "network_cutovers", id, "confirm"), said)
-    row = NetworkStepConfirmed.model_validate(answer)
-    did = "undone" if row.state == "undoing" else "done"
-    say(f"{row.cutover}: '{row.name}' is confirmed as {did}")
+    confirm_step(client(), path_of("wavelift", "network_cutovers", id, "confirm"), said)
 
 
 @app.command()
@@ -210,6 +176,24 @@ def print_network_cutovers(rows: Sequence[NetworkCutoverRow]) -> None:
     for row in rows:
         for words in filter(None, (row.alert, row.error if row.state is not NetworkState.REVERTED else "")):
             say(f"{row.id} {row.network}: {words}")
+    times.tell()
+
+
+CUTOVERS: Final = Family(
+    "/wavelift/network_cutovers",
+    "cutovers",
+    NetworkCutoverPage,
+    NetworkCutoverRow,
+    print_network_cutovers,
+    words="network cutovers",
+    first="`wavelift network plan NETWORK` tells what one would do; `wavelift network cutover NETWORK` begins it",
+)
+
+
+def print_network_cutover(row: NetworkCutoverDetails) -> None:
+    """Everything about one cutover."""
+    times = Times()
+    show_facts(f"{row.id}  {row.network}", _facts(row, times))
     times.tell()
 
 
@@ -273,21 +257,18 @@ def _list_files(*, as_json: bool) -> None:
     show(shown)
 
 
-def _answer(network: str, run: str, answer: str) -> None:
+def _answer(network: str, run: str, answer: Literal["approve", "reject"]) -> None:
     path = path_of("wavelift", "networks", network, "cutovers", run, "approval")
-    given = CutoverAnswered.model_validate(client().call("POST", path, {"answer": answer}))
-    did = {"approve": "approved", "reject": "rejected"}[given.answer]
-    what = "that the way back is given up" if given.task_id == NETWORK.task_id("approve_finish") else "the plan"
-    say(f"{given.dag_id}, run {given.dag_run_id}: {given.answered_by} {did} {what}")
+    answer_run(client(), path, answer, {NETWORK.task_id("approve_finish"): "that the way back is given up"})
 
 
 def _end(id: str, verb: str, *, follow: bool, as_json: bool) -> None:
-    api, told = client(), Console(stderr=True)
+    api = client()
     known = NetworkCutoverRow.model_validate(api.call("GET", path_of("wavelift", "network_cutovers", id)))
     wake(api, known.dag_id, _none(known.network, known.dag_id))
     answer = api.call("POST", path_of("wavelift", "network_cutovers", id, verb))
     run = NetworkCutoverStarted.model_validate(answer)
-    tell(told, f"{id} {known.network}: {run.dag_id}, run {run.dag_run_id}")
+    tell_user(f"{id} {known.network}: {run.dag_id}, run {run.dag_run_id}")
     if follow:
         _followed(api, run, as_json=as_json)
     elif as_json:
@@ -297,21 +278,19 @@ def _end(id: str, verb: str, *, follow: bool, as_json: bool) -> None:
 def _followed(api: ApiClient, run: NetworkCutoverStarted, *, as_json: bool) -> None:
     """Until the run has ended; status 1 when it did not get through."""
     assert run.cutover is not None  # mode plan has none, and is not followed
-    done: EndedRun = ended(api, run, timeout=WAIT_SECONDS)
+    done = ended(api, run, timeout=DAYS_SECONDS)
     answer = api.call("GET", path_of("wavelift", "network_cutovers", run.cutover.id))
     if as_json:
         print_json(answer)
     else:
-        print_network_cutovers([NetworkCutoverRow.model_validate(answer)])
-    if done.state != "success":
-        fail(done.why_failed(REPORT))
+        CUTOVERS.print_rows([answer])
+    done.require_success(REPORT)
 
 
 def _asked(api: ApiClient, network: str, mode: str, **more: str) -> dict[str, Any]:
     dag_id = NETWORK.dag_id(network)
-    wake(api, dag_id, _none(network, dag_id))
-    body = {"mode": mode, **{key: value for key, value in more.items() if value}}
-    return dict(api.call("POST", path_of("wavelift", "networks", network, "cutovers"), body))
+    path = path_of("wavelift", "networks", network, "cutovers")
+    return ask(api, dag_id, _none(network, dag_id), path, {"mode": mode, **more})
 
 
 def _none(network: str, dag_id: str) -> str:

@@ -114,6 +114,12 @@ def tell_more(page: Page, shown: int) -> None:
         say(f"{page.offset + 1} to {last} of {page.total}; --offset {last} for more")
 
 
+def tell_limit(page: Page, shown: int) -> None:
+    """The same of a list that has no ``--offset``."""
+    if page.total > shown:
+        say(f"{shown} of {page.total}; raise --limit to see more")
+
+
 def told_empty(words: str, first: str, **filters: object) -> None:
     """Say that a list is empty and why.
 

@@ -9,30 +9,27 @@ from typing import Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
-from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query, wake
+from wavelift.cli.connect import api_errors_told, client, fail, tell_user, wake
 from wavelift.cli.details import next_after_cancel, print_run
-from wavelift.cli.jobs import print_runs
-from wavelift.cli.output import AsJson, local_time, print_json, say, stdout_console
-from wavelift.cli.watch import Row, Waiting, shown, step_row, tell, wait
-from wavelift.console.answers import Problem, ReplicationStarted, RunCancelled, RunDetails, RunRow
+from wavelift.cli.family import RunRows, show_one, watched
+from wavelift.cli.jobs import RUNS
+from wavelift.cli.output import AsJson, local_time, print_json, say
+from wavelift.cli.watch import Row, Waiting, step_row
+from wavelift.console.answers import Problem, ReplicationStarted, RunCancelled, RunDetails, RunRow, RunStarted
 from wavelift.console.requests import ReplicateBody
 from wavelift.rules.flows import REPLICATE, REPORT
 
 app = typer.Typer(no_args_is_help=True)
 WAIT_SECONDS: Final = 48 * 3600.0
 """A seed of terabytes takes a day; who waits longer looks at the history."""
-LOOK_SECONDS: Final = 2.0
 REFUSED: Final = 409
-MOST: Final = 500
-"""Runs a page at most; a wave has fewer servers."""
 WAITING: Final = {"Reserved": "waits for admission"}
 
 
 @api_errors_told()
-def replicate(wave: str, asked: ReplicateBody, *, follow: bool, unpause: bool, as_json: bool) -> None:
+def replicate(wave: str, asked: ReplicateBody, *, wait: bool, unpause: bool, as_json: bool) -> None:
     """Ask for an on-demand run; wait for its end with live progress. Status 1 when refused, or one server failed."""
     api = client()
     if unpause:
@@ -41,28 +38,18 @@ def replicate(wave: str, asked: ReplicateBody, *, follow: bool, unpause: bool, a
     answer = _request(api, wave, asked, as_json=as_json)
     run = ReplicationStarted.model_validate(answer)
     names = ", ".join(row.server for row in run.runs)
-    told = Console(stderr=True)
-    tell(told, f"{run.dag_id}, run {run.dag_run_id}: {names}")
-    if not follow:
+    tell_user(f"{run.dag_id}, run {run.dag_run_id}: {names}")
+    if not wait:
         _tell(answer, as_json=as_json)
-        tell(told, f"`wavelift jobs list --wave {wave}` shows how they get on")
+        tell_user(f"`wavelift jobs list --wave {wave}` shows how they get on")
         return
     watch = RunsWatch(api, wave, run.dag_id, run.dag_run_id)
-    # With --json standard output is for the result alone.
-    with shown(watch, told if as_json else stdout_console()) as show:
-        state = wait(
-            api,
-            run.dag_id,
-            run.dag_run_id,
-            timeout=WAIT_SECONDS,
-            interval=LOOK_SECONDS,
-            show=show,
-            afterwards=[f"stop {row.server} alone: wavelift runs cancel {row.id}" for row in run.runs],
-        )
+    stop = [f"stop {row.server} alone: wavelift runs cancel {row.id}" for row in run.runs]
+    done = watched(api, run, watch, afterwards=stop, as_json=as_json, timeout=WAIT_SECONDS)
     rows = watch.runs()
-    _tell({**answer, "state": state, "runs": rows}, as_json=as_json)
-    if state != "success" or not rows or any(row["state"] != "Completed" for row in rows):
-        fail(EndedRun(api, run.dag_id, run.dag_run_id, state).why_failed(REPORT))
+    _tell({**answer, "state": done.state, "runs": rows}, as_json=as_json)
+    if done.state != "success" or not rows or any(row["state"] != "Completed" for row in rows):
+        fail(done.why_failed(REPORT))
 
 
 @app.command()
@@ -84,10 +71,7 @@ def show(
 ) -> None:
     """Everything about one run: disks and how they were read, what was sent, proof, AMI, what to do next."""
     answer = client().call("GET", path_of("wavelift", "runs", run))
-    if as_json:
-        print_json(answer)
-    else:
-        print_run(RunDetails.model_validate(answer))
+    show_one(answer, RunDetails, print_run, as_json=as_json)
 
 
 @dataclass
@@ -107,9 +91,8 @@ class RunsWatch:
 
     def runs(self) -> list[dict[str, Any]]:
         """As REST gives them, by server."""
-        asked = {"wave": self.wave, "dag_run_id": self.run_id, "limit": MOST}
-        answer = self.api.call("GET", query("/wavelift/runs", asked))
-        return sorted(answer["runs"], key=lambda row: str(row["server"]))
+        run = RunStarted(dag_id=self.dag_id, dag_run_id=self.run_id)
+        return RunRows(self.api, RUNS, run, {"wave": self.wave}).answers()
 
     def rows(self) -> list[Row]:
         """One row per server; one of the run as a whole, when no server is at a step, or what they wait for is long."""
@@ -160,4 +143,4 @@ def _tell(answer: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        print_runs([RunRow.model_validate(row) for row in answer["runs"]])
+        RUNS.print_rows(answer["runs"])

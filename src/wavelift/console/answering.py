@@ -16,6 +16,7 @@ from wavelift.console.on_demand import context_of
 from wavelift.console.requests import ApprovalBody
 from wavelift.ledger import Ledger, WaveRun, waves
 from wavelift.rules.approval import Given, Question, own_request
+from wavelift.rules.authority import Action
 from wavelift.rules.wave_cutover import ApprovalChoice
 from wavelift.services.common.approval import standing, take
 
@@ -30,10 +31,12 @@ class Asking:
     """What the runs of a flow ask.
 
     :param questions: id of a task that asks → what it asks, by the ledger. :param mode: who may answer, as a run froze.
+    :param action: which right an answer needs, in the environments of the run.
     """
 
     questions: Mapping[str, Callable[[Ledger, RunContext], Question]]
     mode: Callable[[WaveRun], ApprovalChoice]
+    action: Action
 
 
 def answered(  # which run, who, and where it is told
@@ -41,8 +44,11 @@ def answered(  # which run, who, and where it is told
 ) -> CutoverAnswered:
     """Give the answer to Airflow and to the ledger. Whether it counts is decided there.
 
-    :raises PermanentError: the run asks nothing now, or the caller may not answer the own request.
+    :raises HTTPException, DeniedError: the caller lacks the right. :raises PermanentError: the run asks nothing now, or
+        the caller may not answer the own request.
     """
+    caller.require(run.dag_id, asking.action)
+    caller.require_where([run], asking.action)
     _refuse_own(ledger, run, asking, body, caller)
     task_id = next((each for each in asking.questions if airflow.asks(run.dag_id, run.dag_run_id, each)), None)
     if task_id is None:

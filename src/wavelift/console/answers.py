@@ -74,6 +74,8 @@ class EnvironmentRow(Answer):
     account: str = ""
     region: str = ""
     vpc: str = ""
+    exports_bucket: str = ""
+    """Of its instance exports; empty: nothing is exported from it."""
     actions: list[str]
     """What the caller may do: ``migrate``, ``cut_over``, ``administer``."""
 

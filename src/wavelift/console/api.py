@@ -27,6 +27,7 @@ from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.cutovers import add_cutover_routes
 from wavelift.console.environments import add_environment_routes
 from wavelift.console.events import add_event_routes
+from wavelift.console.exports import add_export_routes
 from wavelift.console.gate import Gate, Login, airflow_login
 from wavelift.console.live import add_live_routes
 from wavelift.console.migrations import add_migration_routes
@@ -84,6 +85,7 @@ def create_app(login: Login = airflow_login) -> FastAPI:
     add_network_routes(app)
     add_trial_routes(app)
     add_live_routes(app)
+    add_export_routes(app)
     add_queue_routes(app)
     add_event_routes(app)
     add_environment_routes(app)

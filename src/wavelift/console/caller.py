@@ -21,6 +21,7 @@ from wavelift.rules.hcx_environment import AnyEnvironment
 from wavelift.rules.principals import ROLE
 from wavelift.services.common import authority
 from wavelift.services.common.authority import Rights
+from wavelift.specs import Granting
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +96,28 @@ class Caller:
             wave=wave or network,
         )
 
-    def require_in(self, dag_id: str, environment: str, action: Action, *, wave: str) -> None:
-        """Of a route that acts on what lies in an environment, by a run of a DAG that is no wave's.
+    def require_in(self, dag_id: str, environment: str, action: Action, *, wave: str | None = None) -> Granting:
+        """Of a route that acts on what lies in an environment, by a run of a DAG that is no wave's; the environment, as
+        its file is now.
 
+        :param wave: of what it acts on; None: of no wave.
         :raises HTTPException: 403, without the right on the DAG. :raises DeniedError: the environment does not grant
             it.
         """
         require_trigger(self.user, dag_id)
-        authority.require(
+        return authority.require(
             self._ledger, self.requester, environment, action, rights=self.rights, clock=SystemClock(), wave=wave
         )
+
+    def require_stop_in(self, dag_id: str, environment: str, action: Action) -> None:
+        """The same of a route that only stops what runs: while nobody can read what the environment says, the right on
+        the DAG is enough.
+
+        :raises HTTPException, DeniedError: as :meth:`require_in`.
+        """
+        require_trigger(self.user, dag_id)
+        if self.rights.at(environment).granting is not None:
+            self.require_in(dag_id, environment, action)
 
     def require_where(self, ran: Collection[DagRun], action: Action) -> None:
         """Of a route that acts on what earlier runs made: it changes nothing before the run which it starts would be

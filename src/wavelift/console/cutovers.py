@@ -7,17 +7,14 @@ writing the right to trigger it and ``cut_over`` in the environment.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
-from fastapi import FastAPI, HTTPException, Query
+from fastapi import FastAPI, Query
 
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient
 from wavelift.base.run import DagRun, SystemClock
-from wavelift.console.access import readable_dags, require_read
 from wavelift.console.answering import Asking, answered
-from wavelift.console.answers import RunStarted
 from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.cutover_answers import (
     CutoverAnswered,
@@ -30,7 +27,19 @@ from wavelift.console.cutover_answers import (
 )
 from wavelift.console.cutover_rows import cutover_details, cutover_row, row_fields, step_fields
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep
-from wavelift.console.on_demand import CONFLICT, ENDED, context_of, make_run, new_run, require_awake
+from wavelift.console.lists import readable, readable_in, run_in
+from wavelift.console.on_demand import (
+    Asked,
+    about,
+    all_made,
+    context_of,
+    given_in,
+    is_over,
+    make_run,
+    new_run,
+    open_once,
+    require_awake,
+)
 from wavelift.console.progress import Progress
 from wavelift.console.queue import Waiting
 from wavelift.console.requests import ApprovalBody, ConfirmBody, CutoverBody, CutoverQuery
@@ -46,12 +55,12 @@ from wavelift.services.cutover import requests
 from wavelift.services.cutover.approvals import approval_of, finalize_question, plan_question
 from wavelift.services.cutover.ending import End, require_endable
 from wavelift.services.cutover.steps import confirm
-from wavelift.services.migration.waiting import MAKING
 
 WAY_OUT: Final = "unpause it by the switch of the DAG in the web UI; `wavelift cutover` does it by itself"
 ASKING: Final = Asking(
     {CUTOVER.task_id("approve"): plan_question, CUTOVER.task_id("approve_finalize"): finalize_question},
     lambda run: approval_of(frozen_wave(run).servers),
+    Action.CUT_OVER,
 )
 
 
@@ -68,14 +77,12 @@ def _reading(app: FastAPI) -> None:
         query: Annotated[CutoverQuery, Query()], user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> CutoverPage:
         """Cutovers of the waves that the caller may read, newest first; ``dag_run_id`` goes with ``wave``."""
-        if query.dag_run_id is not None and query.wave is None:
-            raise HTTPException(422, "dag_run_id names a run only together with wave")
         which = CutoverFilter(
             wave=query.wave,
-            waves={wave for dag_id in readable_dags(user) if (wave := CUTOVER.wave_of(dag_id))},
+            waves=readable_in(user, CUTOVER),
             server=query.server,
             states=[query.state] if query.state else None,
-            run=DagRun(CUTOVER.dag_id(query.wave), query.dag_run_id) if query.wave and query.dag_run_id else None,
+            run=run_in(CUTOVER, query.wave, query.dag_run_id),
             search=query.search,
         )
         with ledger.read() as tx:
@@ -86,7 +93,7 @@ def _reading(app: FastAPI) -> None:
     @app.get("/cutovers/{cutover_id}")
     def show_cutover(cutover_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> CutoverDetails:
         """Everything about one cutover: its steps with their undo, who serves, its times and runs."""
-        known = _readable(ledger, cutover_id, user)
+        known = readable(user, ledger, cutovers.get, cutover_id)
         return cutover_details(ledger, known, SystemClock().now(), _progress(ledger, airflow, user))
 
 
@@ -100,23 +107,25 @@ def _starting(app: FastAPI) -> None:
         caller.require(dag_id, Action.CUT_OVER)
         if body.priority == "next":
             caller.require(dag_id, Action.ADMINISTER)
-        run = new_run(dag_id, f"{body.mode}.{body.request_id}" if body.request_id else "")
-        conf = conf_of(body)
-        before = requests.made_before(ledger, run, conf)
-        if before and all(each.state not in _NOT_MADE for each in before):
-            return _started(run, body, before, made_before=True)
-        require_awake(airflow, dag_id, WAY_OUT)
-        ctx = context_of(run, airflow, caller.requester.name)
-        opened = requests.reserve(ledger, specs.wave(wave), conf, ctx, request_id=body.request_id or "")
-        if opened:  # the run is about these, whatever the file says when it begins
-            conf = conf.model_copy(update={"servers": [each.server for each in opened]})
-        try:
-            make_run(airflow, run, conf.given(), body.note or "", give_back=lambda: _give_back(ledger, run))
-        except ApiError as error:
-            if not (body.request_id and error.status == CONFLICT and airflow.find_run_state(dag_id, run.dag_run_id)):
-                raise
-            return _started(run, body, opened, made_before=True)
-        return _started(run, body, opened)
+        asked = Asked.of(body, dag_id, what=body.mode, airflow=airflow, by=caller.requester.name)
+        run, conf = asked.run, conf_of(body)
+        opened, before = open_once(
+            asked,
+            WAY_OUT,
+            before=lambda: all_made(requests.made_before(ledger, run, conf), unless=_NOT_MADE),
+            reserve=lambda ctx: about(
+                requests.reserve(ledger, specs.wave(wave), conf, ctx, request_id=asked.request_id), conf
+            ),
+            give_back=lambda: requests.give_back(ledger, run, SystemClock()),
+        )
+        now = SystemClock().now()
+        return CutoversStarted(
+            dag_id=run.dag_id,
+            dag_run_id=run.dag_run_id,
+            mode=body.mode,
+            cutovers=[cutover_row(each, now) for each in sorted(opened, key=lambda each: each.server)],
+            made_before=before,
+        )
 
 
 _NOT_MADE: Final = (CutoverState.RESERVED, CutoverState.EXPIRED)
@@ -125,25 +134,10 @@ _NOT_MADE: Final = (CutoverState.RESERVED, CutoverState.EXPIRED)
 
 def conf_of(body: CutoverBody) -> CutoverConf:
     """What the run is triggered with."""
-    given: dict[str, Any] = body.model_dump(exclude={"request_id", "window_start", "window_end"}, exclude_unset=True)
+    given = given_in(body)
     if not body.undo:  # other modes do not know the key
         given.pop("undo", None)
-    for name in ("window_start", "window_end"):
-        instant: datetime | None = getattr(body, name)
-        if instant is not None:
-            given[name] = instant.isoformat()
-    return CutoverConf(**{"mode": body.mode, **{key: value for key, value in given.items() if value is not None}})
-
-
-def _started(run: DagRun, body: CutoverBody, opened: tuple[Cutover, ...], **more: Any) -> CutoversStarted:
-    now = SystemClock().now()
-    return CutoversStarted(
-        dag_id=run.dag_id,
-        dag_run_id=run.dag_run_id,
-        mode=body.mode,
-        cutovers=[cutover_row(each, now) for each in sorted(opened, key=lambda each: each.server)],
-        **more,
-    )
+    return CutoverConf(**{"mode": body.mode, **given})
 
 
 def _ending(app: FastAPI) -> None:
@@ -164,9 +158,7 @@ def _ending(app: FastAPI) -> None:
         """Go no further: a cutover that touched nothing ends, another one fails and may be reverted."""
         known = _changeable(ledger, cutover_id, caller, stops=True)
         clock = SystemClock()
-        state = airflow.find_run_state(known.dag_id, known.dag_run_id)
-        being_made = state == "" and clock.now() - known.requested_at < MAKING
-        over = state in ENDED and not being_made
+        over = is_over(airflow, known.run, reserved_at=known.requested_at)
         cancelled = requests.cancel(ledger, cutover_id, by=caller.requester.name, clock=clock, over=over)
         return CutoverCancelled.of(cancelled, **row_fields(cancelled, clock.now()))
 
@@ -177,10 +169,7 @@ def _answering(app: FastAPI) -> None:
         wave: str, dag_run_id: str, body: ApprovalBody, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> CutoverAnswered:
         """Approve or reject what a cutover run asks: its plan, or that the way back is given up."""
-        run = DagRun(CUTOVER.dag_id(wave), dag_run_id)
-        caller.require(run.dag_id, Action.CUT_OVER)
-        caller.require_where([run], Action.CUT_OVER)
-        return answered(run, ASKING, body, caller, ledger, airflow)
+        return answered(DagRun(CUTOVER.dag_id(wave), dag_run_id), ASKING, body, caller, ledger, airflow)
 
     @app.post("/cutovers/{cutover_id}/confirm")
     def confirm_step(cutover_id: str, body: ConfirmBody, caller: CallerDep, ledger: LedgerDep) -> StepConfirmed:
@@ -191,30 +180,18 @@ def _answering(app: FastAPI) -> None:
         return StepConfirmed.of(step, **step_fields(step), cutover=cutover_id)
 
 
-def _give_back(ledger: Ledger, run: DagRun) -> None:
-    requests.give_back(ledger, run, SystemClock())
-
-
 def _end(ledger: Ledger, known: Cutover, caller: Caller, airflow: ApiClient, mode: End) -> CutoverRunStarted:
     caller.require_where([known.run], Action.CUT_OVER)
     run = new_run(known.dag_id)
     require_endable(known.wave, [known], mode, context_of(run, airflow, caller.requester.name))
     require_awake(airflow, known.dag_id, WAY_OUT)
     conf = CutoverConf(mode=mode, cutovers=[known.id])
-    make_run(airflow, run, conf.given(), f"{mode} of {known.server}", give_back=lambda: None)
-    started = RunStarted(dag_id=run.dag_id, dag_run_id=run.dag_run_id)
+    started = make_run(airflow, run, conf, f"{mode} of {known.server}")
     return CutoverRunStarted.of(started, mode=mode, cutover=cutover_row(known, SystemClock().now()))
 
 
-def _readable(ledger: Ledger, cutover_id: str, user: Any) -> Cutover:
-    with ledger.read() as tx:
-        known = cutovers.get(tx, cutover_id)
-    require_read(user, known.dag_id)
-    return known
-
-
 def _changeable(ledger: Ledger, cutover_id: str, caller: Caller, *, stops: bool = False) -> Cutover:
-    known = _readable(ledger, cutover_id, caller.user)
+    known = readable(caller.user, ledger, cutovers.get, cutover_id)
     caller.require(known.dag_id, Action.CUT_OVER, stops=stops)
     return known
 

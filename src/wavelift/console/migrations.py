@@ -11,8 +11,8 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient
-from wavelift.base.run import DagRun, SystemClock
-from wavelift.console.access import readable_dags, require_read
+from wavelift.base.run import SystemClock
+from wavelift.console.access import readable_dags
 from wavelift.console.answers import (
     MigrationCancelled,
     MigrationDetails,
@@ -24,7 +24,8 @@ from wavelift.console.answers import (
 from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
-from wavelift.console.on_demand import ENDED, context_of, make_run, new_run, require_awake
+from wavelift.console.lists import readable, run_in
+from wavelift.console.on_demand import context_of, is_over, make_run, new_run, require_awake
 from wavelift.console.progress import Progress
 from wavelift.console.queue import Waiting
 from wavelift.console.requests import CleanupBody, MigrateBody, MigrationQuery
@@ -37,7 +38,7 @@ from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.admit import RunRequest
 from wavelift.services.migration.admit import admit
 from wavelift.services.migration.reserve import after_cancel
-from wavelift.services.migration.waiting import MAKING, end_cancelled, give_back
+from wavelift.services.migration.waiting import end_cancelled, give_back
 
 EXPORT: Final = MIGRATE.step("export").name
 BEFORE_EXPORT: Final = MIGRATE.before(EXPORT)
@@ -56,11 +57,9 @@ def _reading(app: FastAPI) -> None:
         query: Annotated[MigrationQuery, Query()], user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> MigrationPage:
         """Migrations of the waves that the caller may read, newest first; ``dag_run_id`` goes with ``wave``."""
-        if query.dag_run_id is not None and query.wave is None:
-            raise HTTPException(422, "dag_run_id names a run only together with wave")
         which = MigrationFilter(
             wave=query.wave,
-            run=DagRun(MIGRATE.dag_id(query.wave), query.dag_run_id) if query.wave and query.dag_run_id else None,
+            run=run_in(MIGRATE, query.wave, query.dag_run_id),
             states=[query.state] if query.state else None,
             search=query.search,
             dag_ids=readable_dags(user),
@@ -73,7 +72,7 @@ def _reading(app: FastAPI) -> None:
     @app.get("/migrations/{migration_id}")
     def show_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> MigrationDetails:
         """Everything about one migration."""
-        migration = _readable(ledger, migration_id, user)
+        migration = readable(user, ledger, migrations.get, migration_id)
         progress = Progress(airflow, waiting=Waiting(ledger, user).words)
         return MigrationDetails.of(migration, **_live(migration, progress))
 
@@ -88,9 +87,9 @@ def _making(app: FastAPI) -> None:
         caller.require(dag_id, Action.MIGRATE)
         require_awake(airflow, dag_id, WAY_OUT)
         run = new_run(dag_id, body.request_id or "")
-        conf = MigrateConf(**body.model_dump(exclude={"request_id"}, exclude_unset=True)).given()
+        conf = MigrateConf(**body.model_dump(exclude={"request_id"}, exclude_unset=True))
         ctx = context_of(run, airflow, caller.requester.name)
-        admitted = admit(ledger, RunRequest(wave, conf, first=True), specs.wave, ctx, rights=caller.rights)
+        admitted = admit(ledger, RunRequest(wave, conf.given(), first=True), specs.wave, ctx, rights=caller.rights)
         make_run(airflow, run, conf, body.note or "", give_back=lambda: give_back(ledger, run, SystemClock()))
         with ledger.read() as tx:
             rows = migrations.of_dag_run(tx, run)
@@ -139,22 +138,13 @@ def _writing(app: FastAPI) -> None:
 def _never_begins(ledger: Ledger, airflow: ApiClient, migration: Migration) -> Migration:
     """Its ``reserve`` refuses it, and stops no other server. Nobody would end it when the DAG run is over, or gone: one
     that is not there may be about to be made."""
-    state = airflow.find_run_state(migration.dag_id, migration.dag_run_id)
-    being_made = state == "" and SystemClock().now() - migration.created_at < MAKING
-    if state not in ENDED or being_made:
-        return migration
-    return end_cancelled(ledger, migration.id, clock=SystemClock())
-
-
-def _readable(ledger: Ledger, migration_id: str, user: Any) -> Migration:
-    with ledger.read() as tx:
-        migration = migrations.get(tx, migration_id)
-    require_read(user, migration.dag_id)
+    if is_over(airflow, migration.run, reserved_at=migration.created_at):
+        return end_cancelled(ledger, migration.id, clock=SystemClock())
     return migration
 
 
 def _changeable(ledger: Ledger, migration_id: str, caller: Caller, *, stops: bool = False) -> Migration:
-    migration = _readable(ledger, migration_id, caller.user)
+    migration = readable(caller.user, ledger, migrations.get, migration_id)
     caller.require(migration.dag_id, Action.MIGRATE, stops=stops)
     return migration
 

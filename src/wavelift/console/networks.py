@@ -11,16 +11,17 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
-from fastapi import FastAPI, HTTPException, Query
+from fastapi import FastAPI, Query
 
-from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.base.run import DagRun, SystemClock
-from wavelift.console.access import may_read, readable_dags, require_read
+from wavelift.airflow.rest import ApiClient
+from wavelift.base.run import DagRun, RunContext, SystemClock
+from wavelift.console.access import may_read
 from wavelift.console.answering import Asking, answered
 from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.cutover_answers import CutoverAnswered, CutoverApproval
 from wavelift.console.cutover_rows import cutover_step, step_fields
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep
+from wavelift.console.lists import readable, readable_in, run_in
 from wavelift.console.network_answers import (
     NetworkCutoverDetails,
     NetworkCutoverPage,
@@ -30,7 +31,7 @@ from wavelift.console.network_answers import (
     NetworkRow,
     NetworkStepConfirmed,
 )
-from wavelift.console.on_demand import CONFLICT, ENDED, context_of, make_run, new_run, require_awake
+from wavelift.console.on_demand import Asked, context_of, is_over, make_run, new_run, open_once, require_awake
 from wavelift.console.requests import ApprovalBody, NetworkConfirmBody, NetworkCutoverBody, NetworkCutoverQuery
 from wavelift.ledger import Ledger, cutovers, network_cutovers
 from wavelift.ledger.hcx_records import NetworkCutover
@@ -38,7 +39,6 @@ from wavelift.ledger.network_cutovers import NETWORK_KIND, NetworkFilter
 from wavelift.rules.authority import Action
 from wavelift.rules.conf import NetworkConf
 from wavelift.rules.flows import NETWORK
-from wavelift.services.migration.waiting import MAKING
 from wavelift.services.network import requests
 from wavelift.services.network.approvals import RUN_KIND, finish_question, plan_question
 from wavelift.services.network.ending import End, require_endable
@@ -48,6 +48,7 @@ WAY_OUT: Final = "unpause it by the switch of the DAG in the web UI; `wavelift n
 ASKING: Final = Asking(
     {NETWORK.task_id("approve"): plan_question, NETWORK.task_id("approve_finish"): finish_question},
     lambda run: frozen_place(run).network.approve,
+    Action.CUT_OVER,
 )
 
 
@@ -89,14 +90,11 @@ def _reading(app: FastAPI) -> None:
         query: Annotated[NetworkCutoverQuery, Query()], user: GetUserDep, ledger: LedgerDep
     ) -> NetworkCutoverPage:
         """Cutovers of the networks that the caller may read, newest first; ``dag_run_id`` goes with ``network``."""
-        if query.dag_run_id is not None and query.network is None:
-            raise HTTPException(422, "dag_run_id names a run only together with network")
-        run = DagRun(NETWORK.dag_id(query.network), query.dag_run_id) if query.network and query.dag_run_id else None
         which = NetworkFilter(
             network=query.network,
-            networks={network for dag_id in readable_dags(user) if (network := NETWORK.wave_of(dag_id))},
+            networks=readable_in(user, NETWORK),
             states=[query.state] if query.state else None,
-            run=run,
+            run=run_in(NETWORK, query.network, query.dag_run_id, by="network"),
             search=query.search,
         )
         with ledger.read() as tx:
@@ -106,7 +104,7 @@ def _reading(app: FastAPI) -> None:
     @app.get("/network_cutovers/{network_cutover_id}")
     def show_network_cutover(network_cutover_id: str, user: GetUserDep, ledger: LedgerDep) -> NetworkCutoverDetails:
         """Everything about one cutover of a network: its steps with their undo, both sides before, its times."""
-        return _details(ledger, _readable(ledger, network_cutover_id, user))
+        return _details(ledger, readable(user, ledger, network_cutovers.get, network_cutover_id))
 
 
 def _starting(app: FastAPI) -> None:
@@ -123,21 +121,21 @@ def _starting(app: FastAPI) -> None:
         dag_id = NETWORK.dag_id(network)
         caller.require(dag_id, Action.CUT_OVER)
         conf = NetworkConf(mode=body.mode, note=body.note) if body.note else NetworkConf(mode=body.mode)
-        named = body.request_id or ""
-        run = requests.named_run(network, conf, named) if named else new_run(dag_id)
-        before = requests.made_before(ledger, run)
-        if before is not None:
-            return _started(run, body.mode, before, made_before=True)
-        require_awake(airflow, dag_id, WAY_OUT)
-        ctx = context_of(run, airflow, caller.requester.name)
-        opened = requests.reserve(ledger, specs.network(network), conf, ctx, request_id=named)
-        try:
-            make_run(airflow, run, conf.given(), body.note or "", give_back=lambda: _give_back(ledger, run))
-        except ApiError as error:
-            if not (named and error.status == CONFLICT and airflow.find_run_state(dag_id, run.dag_run_id)):
-                raise
-            return _started(run, body.mode, opened, made_before=True)
-        return _started(run, body.mode, opened)
+        asked = Asked.of(body, dag_id, what=body.mode, airflow=airflow, by=caller.requester.name)
+        run = asked.run
+
+        def reserve(ctx: RunContext) -> tuple[NetworkCutover | None, NetworkConf]:
+            place = specs.network(network)
+            return requests.reserve(ledger, place, conf, ctx, request_id=asked.request_id), conf
+
+        opened, before = open_once(
+            asked,
+            WAY_OUT,
+            before=lambda: requests.made_before(ledger, run),
+            reserve=reserve,
+            give_back=lambda: requests.give_back(ledger, run, SystemClock()),
+        )
+        return _started(run, body.mode, opened, made_before=before)
 
 
 def _ending(app: FastAPI) -> None:
@@ -160,14 +158,10 @@ def _ending(app: FastAPI) -> None:
         network_cutover_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> NetworkCutoverRow:
         """Go no further: a cutover that touched nothing ends, another one fails and may be reverted."""
-        known = _readable(ledger, network_cutover_id, caller.user)
+        known = readable(caller.user, ledger, network_cutovers.get, network_cutover_id)
         caller.require(known.dag_id, Action.CUT_OVER, stops=True)
-        clock = SystemClock()
-        state = airflow.find_run_state(known.dag_id, known.dag_run_id)
-        being_made = state == "" and clock.now() - known.requested_at < MAKING
-        over = state in ENDED and not being_made
-        cancelled = requests.cancel(ledger, network_cutover_id, by=caller.requester.name, clock=clock, over=over)
-        return NetworkCutoverRow.of(cancelled)
+        over, by = is_over(airflow, known.run, reserved_at=known.requested_at), caller.requester.name
+        return NetworkCutoverRow.of(requests.cancel(ledger, network_cutover_id, by=by, clock=SystemClock(), over=over))
 
 
 def _answering(app: FastAPI) -> None:
@@ -176,10 +170,7 @@ def _answering(app: FastAPI) -> None:
         network: str, dag_run_id: str, body: ApprovalBody, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> CutoverAnswered:
         """Approve or reject what a run asks: its plan, or that the way back is given up."""
-        run = DagRun(NETWORK.dag_id(network), dag_run_id)
-        caller.require(run.dag_id, Action.CUT_OVER)
-        caller.require_where([run], Action.CUT_OVER)
-        return answered(run, ASKING, body, caller, ledger, airflow)
+        return answered(DagRun(NETWORK.dag_id(network), dag_run_id), ASKING, body, caller, ledger, airflow)
 
     @app.post("/network_cutovers/{network_cutover_id}/confirm")
     def confirm_network_step(
@@ -198,7 +189,7 @@ def _end(known: NetworkCutover, caller: Caller, airflow: ApiClient, mode: End) -
     require_endable(known, mode, context_of(run, airflow, caller.requester.name))
     require_awake(airflow, known.dag_id, WAY_OUT)
     conf = NetworkConf(mode=mode, cutover=known.id)
-    make_run(airflow, run, conf.given(), f"{mode} of {known.network}", give_back=lambda: None)
+    make_run(airflow, run, conf, f"{mode} of {known.network}")
     return _started(run, mode, known)
 
 
@@ -219,19 +210,8 @@ def _details(ledger: Ledger, known: NetworkCutover) -> NetworkCutoverDetails:
     )
 
 
-def _give_back(ledger: Ledger, run: DagRun) -> None:
-    requests.give_back(ledger, run, SystemClock())
-
-
-def _readable(ledger: Ledger, cutover_id: str, user: Any) -> NetworkCutover:
-    with ledger.read() as tx:
-        known = network_cutovers.get(tx, cutover_id)
-    require_read(user, known.dag_id)
-    return known
-
-
 def _changeable(ledger: Ledger, cutover_id: str, caller: Caller) -> NetworkCutover:
     """It lies in the environment that it was opened in, whatever the network's file says now."""
-    known = _readable(ledger, cutover_id, caller.user)
+    known = readable(caller.user, ledger, network_cutovers.get, cutover_id)
     caller.require_in(known.dag_id, known.environment, Action.CUT_OVER, wave=known.network)
     return known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -12,11 +12,12 @@ from wavelift.base.rates import TransferProgress
 from wavelift.base.tries import FailedTry
 from wavelift.ledger import ServerRun
 from wavelift.ledger.cutover_records import Cutover
+from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.flows import Step
 
 T = TypeVar("T")
-Moving = ServerRun[Any] | Cutover
-"""One server in one DAG run."""
+Moving = ServerRun[Any] | Cutover | InstanceExport
+"""One server in one DAG run, or the one thing that a run is about: its tasks are not mapped."""
 
 DEFERRED: Final = "deferred"
 MOST_QUESTIONS: Final = 100
@@ -112,10 +113,13 @@ class Progress:
             tasks.note(rows or [])
         return tasks.indexes.get(run.server)
 
-    def step_of(self, run: Moving, index: int) -> StepNow | None:
-        """The step of the server at this map index; None between two steps, and if Airflow does not tell."""
+    def step_of(self, run: Moving, index: int, steps: Sequence[Step] = ()) -> StepNow | None:
+        """The step of the server at this map index; None between two steps, and if Airflow does not tell.
+
+        :param steps: of a run whose tasks are not mapped, in their order.
+        """
         mine = self._tasks(run).under_way.get(index, {})
-        step = next((step for step in run.flow.chain if step.task_id in mine), None)
+        step = next((step for step in steps or run.flow.chain if step.task_id in mine), None)
         if step is None:
             return None
         row = mine[step.task_id]

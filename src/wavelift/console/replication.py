@@ -15,7 +15,7 @@ from fastapi import FastAPI, Query
 
 from wavelift.base.errors import SpecError
 from wavelift.base.run import SystemClock
-from wavelift.console.access import readable_dags, require_read, reread_seconds
+from wavelift.console.access import require_read, reread_seconds
 from wavelift.console.answers import (
     EntryClash,
     FieldChange,
@@ -31,6 +31,7 @@ from wavelift.console.answers import (
 from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, Specs, SpecsDep, start_run
+from wavelift.console.lists import readable_in
 from wavelift.console.progress import Progress
 from wavelift.console.queue import Waiting
 from wavelift.console.replication_rows import dag_of, job_rows
@@ -69,7 +70,7 @@ def _reading(app: FastAPI) -> None:
     ) -> JobPage:
         """Jobs of the waves that the caller may read, by wave and server; deleted ones only by ``state``."""
         states = [query.state] if query.state else None
-        which = JobFilter(wave=query.wave, waves=readable_waves(user), states=states, search=query.search)
+        which = JobFilter(wave=query.wave, waves=readable_in(user, REPLICATE), states=states, search=query.search)
         progress = Progress(airflow, waiting=Waiting(ledger, user).words)
         with ledger.read() as tx:
             page = jobs.list_jobs(tx, which, limit=query.limit, offset=query.offset)
@@ -188,11 +189,6 @@ def _deleting(app: FastAPI) -> None:
 
 
 # Rights
-
-
-def readable_waves(user: Any) -> set[str]:
-    """Waves whose replication the caller may read."""
-    return {wave for dag_id in readable_dags(user) if (wave := REPLICATE.wave_of(dag_id))}
 
 
 def readable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:

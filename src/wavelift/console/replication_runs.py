@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Annotated, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
-from fastapi import FastAPI, HTTPException, Query
+from fastapi import FastAPI, Query
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
-from wavelift.base.run import DagRun, SystemClock
+from wavelift.base.run import SystemClock
 from wavelift.console.answers import (
     ReplicationStarted,
     RunCancelled,
@@ -25,6 +25,7 @@ from wavelift.console.answers import (
 from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
+from wavelift.console.lists import readable_in, run_in
 from wavelift.console.on_demand import context_of, make_run, new_run, require_awake
 from wavelift.console.progress import Progress
 from wavelift.console.queue import Waiting
@@ -33,7 +34,6 @@ from wavelift.console.replication import (
     changeable_run,
     readable_job,
     readable_run,
-    readable_waves,
 )
 from wavelift.console.replication_rows import dag_of, live, run_fields, run_row
 from wavelift.console.requests import HistoryQuery, ReplicateBody, RunQuery
@@ -41,6 +41,7 @@ from wavelift.ledger import Ledger, ReplicationRun, events, jobs, replication_ru
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.authority import Action, priority_action
 from wavelift.rules.conf import ReplicateConf
+from wavelift.rules.flows import REPLICATE
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import admission, outcome
 from wavelift.services.replication.requests import runs_to_verify
@@ -74,14 +75,12 @@ def _reading(app: FastAPI) -> None:
         query: Annotated[RunQuery, Query()], user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> RunPage:
         """Runs of the waves that the caller may read, newest first; ``dag_run_id`` goes with ``wave``."""
-        if query.dag_run_id is not None and query.wave is None:
-            raise HTTPException(422, "dag_run_id names a run only together with wave")
         which = RunFilter(
             wave=query.wave,
             server=query.server,
-            run=DagRun(dag_of(query.wave), query.dag_run_id) if query.wave and query.dag_run_id else None,
+            run=run_in(REPLICATE, query.wave, query.dag_run_id),
             states=[query.state] if query.state else None,
-            waves=readable_waves(user),
+            waves=readable_in(user, REPLICATE),
             search=query.search,
         )
         return _page(ledger, Progress(airflow, waiting=Waiting(ledger, user).words), which, query)
@@ -113,7 +112,7 @@ def _requesting(app: FastAPI) -> None:
         reserved = admission.reserve_runs(ledger, wave, servers, ctx, connector=connector)
         conf = ReplicateConf(priority=body.priority) if body.priority else ReplicateConf()
         note = f"On demand: {', '.join(servers)}"
-        make_run(airflow, run, conf.given(), note, give_back=lambda: _give_back(ledger, reserved))
+        make_run(airflow, run, conf, note, give_back=lambda: _give_back(ledger, reserved))
         now = SystemClock().now()
         return ReplicationStarted.of(run, runs=[run_row(each, now) for each in reserved])
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from wavelift.console.values import LARGEST
-from wavelift.rules.conf import LaunchOption, Names, Note
+from wavelift.rules.conf import ExportSubject, LaunchOption, Names, Note
 from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector
 from wavelift.rules.cutover import CutoverState, TrialState
+from wavelift.rules.export_facts import DiskController, ExportFormat, ExportTarget, MethodChoice
+from wavelift.rules.export_plan import DEFAULT_VERIFY, ObjectPrefix, format_problem, verify_level
 from wavelift.rules.fields import FLAG, WHOLE, ConnectionId, Name
+from wavelift.rules.instance_export import ExportState
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.live import LiveState
@@ -221,6 +224,44 @@ class BackupBody(Body):
     request_id: RequestId | None = None
 
 
+class ExportBody(Body):
+    """Which instance of an environment is exported to S3, and how; mode ``check`` makes nothing."""
+
+    environment: Name
+    instance: ExportSubject
+    """Its id, or that of the migration or the cutover that made it."""
+    mode: Literal["export", "check"] = "export"
+    method: MethodChoice = "auto"
+    target: ExportTarget = "vmware"
+    format: ExportFormat | None = None
+    """Left out: an OVA for VMware (with method ``image`` a VMDK), a VHD for the others."""
+    prefix: ObjectPrefix | None = None
+    """Of the object's key, after the environment's; a folder ends with '/'."""
+    may_reboot: Annotated[bool, FLAG] = False
+    controller: DiskController = "lsilogic"
+    """Of the machine in an OVA that method ``direct`` writes."""
+    verify: Annotated[str, AfterValidator(verify_level)] = DEFAULT_VERIFY
+    note: Note = None
+    request_id: RequestId | None = None
+    """Asked with it again, the answer names the same export, and no second run is made. Each mode has its own."""
+
+    @model_validator(mode="after")
+    def _what_fits_together(self) -> Self:
+        if problem := format_problem(self.method, self.target, self.format):
+            raise ValueError(f"format: {problem}")
+        return self
+
+
+class ExportSetupBody(Body):
+    """Whose region gets the bucket of its exports."""
+
+    environment: Name
+    grant: Annotated[bool, FLAG] = False
+    """Add the two grants of VM Import/Export to a bucket that is there already."""
+    note: Note = None
+    request_id: RequestId | None = None
+
+
 # Queries
 
 
@@ -275,6 +316,20 @@ class TrialQuery(PageQuery):
 class BackupQuery(PageQuery):
     wave: str | None = None
     subject: str | None = None
+
+
+class ExportQuery(PageQuery):
+    """Those of the last 7 days, unless ``since`` or ``all`` says otherwise."""
+
+    environment: str | None = None
+    instance: str | None = None
+    """Its id, or that of the migration or the cutover that made it."""
+    dag_run_id: str | None = None
+    """Goes with ``environment``."""
+    state: ExportState | None = None
+    search: str = ""
+    since: AwareDatetime | None = None
+    all: bool = False
 
 
 class ServerQuery(PageQuery):

@@ -6,17 +6,14 @@ the right to trigger the DAG of backups, and ``cut_over`` in the environment of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from dataclasses import replace
+from typing import Annotated, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, Query
 
-from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.errors import PermanentError
-from wavelift.base.run import DagRun
-from wavelift.console.access import readable_dags, require_read, require_trigger
-from wavelift.console.answers import RunStarted
+from wavelift.console.access import require_read, require_trigger
 from wavelift.console.caller import CallerDep
 from wavelift.console.cutover_answers import (
     BackupPage,
@@ -28,7 +25,8 @@ from wavelift.console.cutover_answers import (
     TrialsStarted,
 )
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep
-from wavelift.console.on_demand import CONFLICT, make_run, new_run, require_awake
+from wavelift.console.lists import readable, readable_in
+from wavelift.console.on_demand import Asked, make_once, make_run, new_run, require_awake
 from wavelift.console.requests import BackupBody, BackupQuery, TrialBody, TrialQuery
 from wavelift.ledger import backups, trials
 from wavelift.ledger.trials import TrialFilter
@@ -58,16 +56,15 @@ def _tests(app: FastAPI) -> None:
         require_awake(airflow, dag_id, WAY_OUT)
         require_isolation(specs.wave(wave))
         conf = TestConf(mode="test", **body.model_dump(exclude={"request_id"}, exclude_none=True))
-        run = new_run(dag_id, f"test.{body.request_id}" if body.request_id else "")
-        before = _make(airflow, run, conf.given(), body.note or "", named=body.request_id is not None)
-        return TrialsStarted(dag_id=run.dag_id, dag_run_id=run.dag_run_id, made_before=before)
+        asked = Asked.of(body, dag_id, what=conf.mode, airflow=airflow, by=caller.requester.name)
+        return TrialsStarted(dag_id=dag_id, dag_run_id=asked.run.dag_run_id, made_before=make_once(asked, conf))
 
     @app.get("/tests")
     def list_tests(query: Annotated[TrialQuery, Query()], user: GetUserDep, ledger: LedgerDep) -> TrialPage:
         """Test instances of the waves that the caller may read, newest first."""
         which = TrialFilter(
             wave=query.wave,
-            waves={wave for dag_id in readable_dags(user) if (wave := TEST.wave_of(dag_id))},
+            waves=readable_in(user, TEST),
             server=query.server,
             states=[query.state] if query.state else None,
         )
@@ -78,9 +75,7 @@ def _tests(app: FastAPI) -> None:
     @app.post("/tests/{test_id}/end")
     def end_test(test_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> TrialEnds:
         """Terminate a test instance, by a run of the wave's test DAG."""
-        with ledger.read() as tx:
-            known = trials.get(tx, test_id)
-        require_read(caller.user, known.dag_id)
+        known = readable(caller.user, ledger, trials.get, test_id)
         caller.require(known.dag_id, Action.MIGRATE)
         caller.require_where([known.run], Action.MIGRATE)
         if known.state.terminal:
@@ -88,10 +83,8 @@ def _tests(app: FastAPI) -> None:
                 "The test instance has ended", next_step="Nothing: it is terminated", test=known.id, server=known.server
             )
         require_awake(airflow, known.dag_id, WAY_OUT)
-        run = new_run(known.dag_id)
         conf = TestConf(mode="end", tests=[known.id])
-        _make(airflow, run, conf.given(), f"end the test of {known.server}", named=False)
-        started = RunStarted(dag_id=run.dag_id, dag_run_id=run.dag_run_id)
+        started = make_run(airflow, new_run(known.dag_id), conf, f"end the test of {known.server}")
         return TrialEnds.of(started, test=TrialRow.of(known))
 
 
@@ -106,36 +99,21 @@ def _backups(app: FastAPI) -> None:
         caller.require_in(BACKUP_DAG, instance.environment, Action.CUT_OVER, wave=instance.wave)
         require_awake(airflow, BACKUP_DAG, WAY_OUT)
         conf = BackupConf(**body.model_dump(exclude={"request_id"}, exclude_none=True))
-        run = new_run(BACKUP_DAG, f"{body.subject}.{body.request_id}" if body.request_id else "")
-        note = body.note or f"backup of {instance.wave}/{instance.server}"
-        before = _make(airflow, run, conf.given(), note, named=body.request_id is not None)
+        asked = Asked.of(body, BACKUP_DAG, what=body.subject, airflow=airflow, by=caller.requester.name)
+        asked = replace(asked, note=asked.note or f"backup of {instance.wave}/{instance.server}")
         return BackupStarted(
-            dag_id=run.dag_id,
-            dag_run_id=run.dag_run_id,
-            backup=backups.backup_id(run, body.subject),
-            made_before=before,
+            dag_id=BACKUP_DAG,
+            dag_run_id=asked.run.dag_run_id,
+            backup=backups.backup_id(asked.run, body.subject),
+            made_before=make_once(asked, conf),
         )
 
     @app.get("/backups")
     def list_backups(query: Annotated[BackupQuery, Query()], user: GetUserDep, ledger: LedgerDep) -> BackupPage:
         """Backups of instances of the waves that the caller may read, newest first."""
-        readable = {wave for dag_id in readable_dags(user) for flow in FLOWS if (wave := flow.wave_of(dag_id))}
+        waves = readable_in(user, *FLOWS)
         with ledger.read() as tx:
             page = backups.list_backups(
-                tx, wave=query.wave, waves=readable, subject=query.subject, limit=query.limit, offset=query.offset
+                tx, wave=query.wave, waves=waves, subject=query.subject, limit=query.limit, offset=query.offset
             )
         return BackupPage.of(page, backups=[BackupRow.of(each) for each in page.items])
-
-
-def _make(airflow: ApiClient, run: DagRun, conf: Mapping[str, Any], note: str, *, named: bool) -> bool:
-    """Make the DAG run. Whether it was there already, made by an earlier request of the same name.
-
-    :param named: the caller gave the request a name.
-    """
-    try:
-        make_run(airflow, run, conf, note, give_back=lambda: None)
-    except ApiError as error:
-        if not (named and error.status == CONFLICT and airflow.find_run_state(run.dag_id, run.dag_run_id)):
-            raise
-        return True
-    return False

@@ -71,6 +71,8 @@ class ExportFilter:
     environments: Collection[str] | None = None
     """Environments that the caller may read. If it is empty, the list is empty."""
     instance_id: str | None = None
+    subject: str | None = None
+    """As it was asked for."""
     states: Collection[ExportState] | None = None
     run: DagRun | None = None
     since: datetime | None = None
@@ -81,7 +83,7 @@ class ExportFilter:
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         found = matching(
             instance_export,
-            {"environment": self.environment, "instance_id": self.instance_id},
+            {"environment": self.environment, "instance_id": self.instance_id, "subject": self.subject},
             {"environment": self.environments, "state": self.states},
         )
         if self.run is not None:

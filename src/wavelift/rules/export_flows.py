@@ -102,3 +102,5 @@ EXPORT: Final = Flow(
     ),
 )
 """One DAG per environment that has ``exports``. It belongs to no wave."""
+CHAIN: Final = tuple(EXPORT.step(name) for name in EXPORT.path_to("record"))
+"""The steps of an export, in their order, without the teardowns, which remove what it made."""

@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 
-from wavelift.console import answers, audit_answers, cutover_answers, live_answers, network_answers, queue_answers
+from wavelift.console import (
+    answers,
+    audit_answers,
+    cutover_answers,
+    export_answers,
+    live_answers,
+    network_answers,
+    queue_answers,
+)
 from wavelift.console.api import REFUSALS
 from wavelift.console.openapi import openapi_text
 
 pytestmark = pytest.mark.unit
-MODULES = (answers, audit_answers, cutover_answers, live_answers, network_answers, queue_answers)
+MODULES = (answers, audit_answers, cutover_answers, export_answers, live_answers, network_answers, queue_answers)
 KEPT = Path(__file__).resolve().parents[3] / "docs" / "openapi.json"
 
 

@@ -26,6 +26,7 @@ from starlette.routing import BaseRoute
 from tests.contexts import run_context
 from tests.ledgers import copy_content, ledger_file
 from tests.unit.console.cutting import CUT, PERSON, cuttable, one_of_each
+from tests.unit.console.exporting import EXPORT_DAG, INSTANCE, one_export
 from tests.unit.console.living import one_live
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, application, desk, import_catalog
@@ -49,7 +50,7 @@ pytestmark = pytest.mark.unit
 READ, TRIGGER = "GET", "POST"
 MIGRATE, REPLICATE, CUTOVER, TEST, LIVE = "erp.migrate", "erp.replicate", "erp.cutover", "erp.test", "erp.live"
 NETWORK: Final = "web.network_cutover"
-OF_WAVE: Final = frozenset({MIGRATE, REPLICATE, CUTOVER, TEST, LIVE, NETWORK})
+OF_WAVE: Final = frozenset({MIGRATE, REPLICATE, CUTOVER, TEST, LIVE, NETWORK, EXPORT_DAG})
 """What asks an environment, too."""
 CATALOG: Final = "server_catalog.hall-a"
 AUDITOR: Final = frozenset({(READ, "audit log"), ("PUT", "connections")})
@@ -112,6 +113,11 @@ RIGHTS: Final = {
     "POST /waves/{wave}/live": write(LIVE, {"servers": ["db01"], "mode": "migrate"}),
     "POST /waves/{wave}/live/{dag_run_id}/approval": write(LIVE, {"answer": "approve"}),
     "POST /live/{live_id}/cancel": change(LIVE),
+    "GET /exports": Needs(rows="exports"),
+    "GET /exports/{export_id}": read(EXPORT_DAG),
+    "POST /exports": write(EXPORT_DAG, {"environment": "lab", "instance": INSTANCE[:-1] + "f"}),
+    "POST /exports/setup": write(EXPORT_DAG, {"environment": "lab"}),
+    "POST /exports/{export_id}/cancel": change(EXPORT_DAG),
     "POST /waves/{wave}/tests": write(TEST, {"servers": ["web01"]}),
     "GET /tests": Needs(rows="tests"),
     "POST /tests/{test_id}/end": change(TEST),
@@ -169,7 +175,7 @@ OF_WAVES: Final = [name for name in WRITES if {dag for _, dag in RIGHTS[name].ri
 STOPPING: Final = (
     *("POST /migrations/{migration_id}/cancel", "POST /jobs/{job_id}/pause", "POST /runs/{run_id}/cancel"),
     *("POST /cutovers/{cutover_id}/cancel", "POST /network_cutovers/{network_cutover_id}/cancel"),
-    "POST /live/{live_id}/cancel",
+    *("POST /live/{live_id}/cancel", "POST /exports/{export_id}/cancel"),
 )
 OF_THE_CALLER: Final = [name for name in ROUTES if name.startswith(("GET /me", "GET /environments"))]
 TABLES: Final = [table for table in metadata.sorted_tables if table is not principal_group]
@@ -237,6 +243,7 @@ class Stage:
         ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
         ids["server_run_id"] = migration.id
         ids |= {"wave": "erp", "name": "hall-a", "environment": "lab", "live_id": one_live(desk.ledger).id}
+        ids |= {"export_id": one_export(desk.ledger).id}
         ids |= {"network": "web", "network_cutover_id": made.network_cutover}
         return ids | {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
 
@@ -362,8 +369,9 @@ def test_without_the_right_in_the_environment_a_route_of_a_wave_changes_nothing(
         told = events.list_events(tx, object_kind="environment")[-1]
     assert (told.action, told.object_id, told.actor) == ("authority.refused", "lab", "ana")
     cuts_over = any(dag in (CUTOVER, NETWORK) for _, dag in RIGHTS[name].rights)
-    wanted = "administer" if name in ADMINISTERING else "cut_over" if cuts_over else "migrate"
-    of = "web" if any(dag == NETWORK for _, dag in RIGHTS[name].rights) else "erp"
+    exports = any(dag == EXPORT_DAG for _, dag in RIGHTS[name].rights)
+    wanted = "administer" if name in ADMINISTERING or exports else "cut_over" if cuts_over else "migrate"
+    of = "web" if any(dag == NETWORK for _, dag in RIGHTS[name].rights) else None if exports else "erp"
     assert (told.details["link"], told.details["action"], told.details["wave"]) == ("environment", wanted, of)
 
 

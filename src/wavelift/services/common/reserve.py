@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from wavelift.base.errors import PermanentError
-from wavelift.base.run import RunContext
+from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, connectors
 from wavelift.ledger.database import Tx
 from wavelift.rules.flows import CONTINUE_FROM, OF_TRANSFER
@@ -15,6 +15,8 @@ from wavelift.services.common.line import words_of
 from wavelift.services.common.slots import Granted, InQueue, SlotRequest, win_slots
 
 CANCELLED: Final = "cancelled on request"
+NOT_MADE: Final = "Its DAG run could not be made: nothing was begun"
+"""The error of what was reserved for a run."""
 
 
 def win_transfer(
@@ -40,6 +42,20 @@ def refuse_in_maintenance(tx: Tx, connector: str, **where: str) -> None:
             next_step=f"Try again when `wavelift connectors maintenance {connector} --off` was said.",
             connector=connector,
             **where,
+        )
+
+
+def require_same_servers(before: Collection[str], servers: Collection[str] | None, run: DagRun) -> None:
+    """A request that comes again under its name is about the same servers.
+
+    :param before: those of the earlier request; none: there was none. :param servers: None: whichever they are.
+    :raises PermanentError: it is about others.
+    """
+    if before and servers is not None and set(servers) != set(before):
+        raise PermanentError(
+            f"An earlier request of this name is about {', '.join(sorted(before))}",
+            next_step="Give another request_id",
+            run=run,
         )
 
 

@@ -12,11 +12,11 @@ from wavelift.rules.conf import CutoverConf
 from wavelift.rules.cutover import CutoverState
 from wavelift.rules.cutover_plan import opening
 from wavelift.rules.plans import ResolvedWave
-from wavelift.services.common.reserve import CANCELLED, refuse_in_maintenance
+from wavelift.services.common.reserve import CANCELLED, refuse_in_maintenance, require_same_servers
+from wavelift.services.common.reserve import NOT_MADE as NOT_MADE
 from wavelift.services.cutover.admit import chosen_servers, refuse_under_way, wanted_of
 from wavelift.services.cutover.opening import Terms, open_cutovers
 
-NOT_MADE: Final = "Its DAG run could not be made: nothing was begun"
 UNTOUCHED: Final = frozenset({CutoverState.RESERVED, CutoverState.WAITING, CutoverState.GOING})
 CANCELLABLE: Final = UNTOUCHED | {CutoverState.MOVING}
 
@@ -50,13 +50,7 @@ def made_before(ledger: Ledger, run: DagRun, conf: CutoverConf) -> tuple[Cutover
     """
     with ledger.read() as tx:
         found = cutovers.of_dag_run(tx, run)
-    named = {each.server for each in found}
-    if found and conf.servers is not None and set(conf.servers) != named:
-        raise PermanentError(
-            f"An earlier request of this name is about {', '.join(sorted(named))}",
-            next_step="Give another request_id",
-            run=run,
-        )
+    require_same_servers({each.server for each in found}, conf.servers, run)
     return found
 
 

@@ -51,10 +51,18 @@ def reserve(
     return open_export(ledger, asked, ctx, request_id=request_id) if conf.mode == "export" else None
 
 
-def made_before(ledger: Ledger, run: DagRun) -> InstanceExport | None:
-    """The export that an earlier request of the same name has, if its DAG run was made."""
+def made_before(ledger: Ledger, run: DagRun, *, subject: str | None = None) -> InstanceExport | None:
+    """The export that an earlier request of the same name has, if its DAG run was made.
+
+    :param subject: what this request is about; None: whatever the earlier one was.
+    :raises PermanentError: the earlier request is about another instance.
+    """
     with ledger.read() as tx:
         known = exports.of_dag_run(tx, run)
+    if known is not None and subject not in (None, known.subject, known.instance_id):
+        raise PermanentError(
+            f"An earlier request of this name is about {known.subject}", next_step="Give another request_id", run=run
+        )
     if known is None or is_reserved(known) or (known.state is ExportState.FAILED and not known.times):
         return None  # the run may not be there
     return known
@@ -72,18 +80,19 @@ def give_back(ledger: Ledger, run: DagRun, ctx: RunContext) -> None:
             end_unmade(tx, now, NOT_MADE, by=now.requested_by, ctx=ctx)
 
 
-def cancel(ledger: Ledger, id: str, *, by: str, clock: Clock, over: bool) -> InstanceExport:
+def cancel(ledger: Ledger, id: str, *, by: str, clock: Clock, over: bool, committed: bool = False) -> InstanceExport:
     """A person asks for its end. May be repeated. What it made is removed by its run's teardown; its running task is
     stopped by the caller. One that made nothing and whose run comes no more ends here.
 
     :param over: its DAG run has ended or is not there.
+    :param committed: its object stands in S3, although the ledger does not know that yet: `read` has ended.
     :raises TooLateError: its object stands in S3. :raises PermanentError: it is over.
     """
     with ledger.read() as tx:
         seen = exports.get(tx, id)
     with ledger.write(exports.lock_name(seen.region, seen.instance_id)) as tx:
         known = exports.get(tx, id, lock=True)
-        if known.state in (ExportState.VERIFYING, ExportState.COMPLETED):
+        if known.state in (ExportState.VERIFYING, ExportState.COMPLETED) or (committed and not known.cancel_requested):
             raise TooLateError(
                 "It is too late: the final image is being written"
                 if known.state is ExportState.VERIFYING

@@ -11,11 +11,11 @@ from wavelift.ledger.hcx_records import LiveMigration
 from wavelift.rules.conf import LiveConf
 from wavelift.rules.live import IN_HCX, LiveState
 from wavelift.rules.live_plans import ResolvedLive
-from wavelift.services.common.reserve import CANCELLED, refuse_in_maintenance
+from wavelift.services.common.reserve import CANCELLED, refuse_in_maintenance, require_same_servers
+from wavelift.services.common.reserve import NOT_MADE as NOT_MADE
 from wavelift.services.live_migration.admit import as_asked
 from wavelift.services.live_migration.opening import open_migrations
 
-NOT_MADE: Final = "Its DAG run could not be made: nothing was begun"
 BEFORE: Final = frozenset({LiveState.RESERVED, LiveState.WAITING})
 """HCX has not been asked."""
 
@@ -44,13 +44,7 @@ def made_before(ledger: Ledger, run: DagRun, conf: LiveConf) -> tuple[LiveMigrat
     """
     with ledger.read() as tx:
         found = live_migrations.of_dag_run(tx, run)
-    named = {each.server for each in found}
-    if found and conf.servers is not None and set(conf.servers) != named:
-        raise PermanentError(
-            f"An earlier request of this name is about {', '.join(sorted(named))}",
-            next_step="Give another request_id",
-            run=run,
-        )
+    require_same_servers({each.server for each in found}, conf.servers, run)
     return found
 
 

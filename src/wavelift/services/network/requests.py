@@ -16,12 +16,11 @@ from wavelift.rules.conf import NetworkConf
 from wavelift.rules.flows import NETWORK
 from wavelift.rules.network_cutover import NetworkState
 from wavelift.services.common import persons
-from wavelift.services.common.reserve import CANCELLED
+from wavelift.services.common.reserve import CANCELLED, NOT_MADE
 from wavelift.services.dataplane.network_messages import NetworkPlace
 from wavelift.services.network.ending import chosen, require_endable
 from wavelift.services.network.opening import open_cutover
 
-NOT_MADE: Final = "Its DAG run could not be made: nothing was begun"
 UNTOUCHED: Final = frozenset({NetworkState.RESERVED, NetworkState.WAITING})
 CANCELLABLE: Final = UNTOUCHED | {NetworkState.GOING}
 BEING_MADE: Final = frozenset({NetworkState.RESERVED, NetworkState.EXPIRED})

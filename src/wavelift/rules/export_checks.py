@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from wavelift.base.domain import Finding, Message, Severity
+from wavelift.rules.aws_facts import Role
 from wavelift.rules.export_accounts import export_account
 from wavelift.rules.export_causes import Asked, Wish, causes
 from wavelift.rules.export_facts import (
@@ -222,6 +223,38 @@ def _encryption(facts: BucketFacts, method: ExportMethod, part: Findings) -> Non
         )
 
 
+def check_role(role: Role, bucket: str) -> list[Finding]:
+    """The findings about the service role, which writes what ExportImage exports.
+
+    :param bucket: name of the exports bucket, in which the role must be allowed to write.
+    """
+    part = Findings(f"role {role.name}")
+    options = f"vmimport --role {role.name} --bucket STAGING-BUCKET --exports {bucket}"
+    if role.unknown:
+        part.warning(
+            "export.role",
+            f"the service role {role.name} can't be checked: {role.unknown}",
+            why="with method image it writes the object: if it lacks a permission, AWS refuses the export",
+            do=f"`wavelift iam check {options}` looks with an administrator's rights",
+            row="VIE-03",
+        )
+        return part.all
+    wrong = [
+        *([] if role.exists else ["does not exist"]),
+        *([f"can't be assumed by VM Import/Export: {role.trust_problem}"] if role.trust_problem else []),
+        *([f"lacks {', '.join(role.missing_actions)}"] if role.missing_actions else []),
+    ]
+    if wrong:
+        part.error(
+            "export.role",
+            f"the service role {role.name} {', and '.join(wrong)}",
+            why=f"with method image it writes the object into {bucket}",
+            do=f"`wavelift iam apply {options}` makes or completes it; method direct needs no role",
+            row="VIE-03",
+        )
+    return part.all
+
+
 def check_instance(facts: InstanceFacts, method: ExportMethod, wish: Wish, *, named: bool = False) -> list[Finding]:
     """The findings of one method about the instance. An error names the other methods that have none.
 
@@ -241,10 +274,14 @@ def _advised(finding: Finding, others: Sequence[ExportMethod]) -> Finding:
     return finding.model_copy(update={"next_action": do or "No method can export it as it is"})
 
 
-def choose(choice: MethodChoice, facts: InstanceFacts, bucket: BucketFacts, wish: Wish) -> MethodChosen:
+def choose(
+    choice: MethodChoice, facts: InstanceFacts, bucket: BucketFacts, wish: Wish, role: Role | None = None
+) -> MethodChosen:
     """The method of an export: the one that was asked for, or with ``auto`` the first that no error forbids.
 
     ``auto`` asks for the target's own format, an OVA or a VHD, if no format is asked for, and it leaves no volume out.
+
+    :param role: the service role, which method ``image`` alone needs. None: it was not looked at.
     """
     named = choice != "auto"
     wanted = wish.format or default_format(choice, wish.target)
@@ -253,7 +290,8 @@ def choose(choice: MethodChoice, facts: InstanceFacts, bucket: BucketFacts, wish
     def of(method: ExportMethod) -> tuple[Finding, ...]:
         region, account, environment = facts.region, wish.account or facts.caller, wish.environment
         in_bucket = check_bucket(bucket, method, region=region, account=account, environment=environment)
-        return (*in_bucket, *check_instance(facts, method, asked, named=named))
+        of_role = check_role(role, bucket.name) if method == "image" and role is not None else []
+        return (*in_bucket, *of_role, *check_instance(facts, method, asked, named=named))
 
     if choice != "auto":
         return MethodChosen(method=choice, format=wanted, why="it was asked for", findings=of(choice))

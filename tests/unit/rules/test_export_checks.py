@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
@@ -257,6 +258,59 @@ def test_auto_takes_the_first_method_that_no_error_forbids_and_says_why(
     assert (chosen.method, chosen.format) == expected
     assert why in chosen.why
     assert chosen.errors == ()
+
+
+@dataclass(frozen=True)
+class Service:
+    """The service role, as the adapter tells of it."""
+
+    name: str = "vmimport"
+    exists: bool = True
+    trust_problem: str = ""
+    missing_actions: tuple[str, ...] = ()
+    missing_on_staging_key: tuple[str, ...] = ()
+    unknown: str = ""
+
+
+@pytest.mark.parametrize(
+    ("role", "severity", "words"),
+    [
+        (Service(), None, ""),
+        (Service(exists=False), E, "the service role vmimport does not exist"),
+        (Service(trust_problem="vmie is not trusted"), E, "can't be assumed by VM Import/Export: vmie is not trusted"),
+        (Service(missing_actions=("s3:PutObject", "s3:GetBucketAcl")), E, "lacks s3:PutObject, s3:GetBucketAcl"),
+        (
+            Service(trust_problem="vmie is not trusted", missing_actions=("s3:PutObject",)),
+            E,
+            "vmie is not trusted, and lacks s3:PutObject",
+        ),
+        (Service(exists=False, unknown="iam:GetRole is missing"), W, "can't be checked: iam:GetRole is missing"),
+    ],
+)
+def test_the_service_role_is_in_the_way_of_method_image_alone(
+    role: Service, severity: Severity | None, words: str
+) -> None:
+    for method in METHODS:
+        found = [
+            each for each in choose(method, instance(), bucket(), Wish(), role).findings if each.code == "export.role"
+        ]
+        assert [each.severity for each in found] == ([severity] if severity and method == "image" else [])
+        for each in found:
+            assert words in each.what
+            assert "`wavelift iam " in each.next_action
+            assert f"--exports {bucket().name}`" in each.next_action
+            assert each.why
+
+
+def test_auto_takes_no_image_that_the_service_role_can_t_write_and_goes_on_where_that_is_not_known() -> None:
+    facts, wish = instance(nics=NICS), Wish(target="citrix")
+    assert choose("auto", facts, bucket(), wish, Service(unknown="iam:GetRole is missing")).method == "image"
+    refused = choose("auto", facts, bucket(), wish, Service(exists=False))
+    assert refused.method is None
+    assert "method image: the service role vmimport does not exist" in {each.what for each in refused.errors}
+    raw = Wish(format="vmdk")
+    assert choose("auto", facts, bucket(), raw, Service()).method == "image"
+    assert choose("auto", facts, bucket(), raw, Service(exists=False)).method is None
 
 
 def test_vie_03_what_no_method_exports_is_told_once_and_the_rest_by_method() -> None:

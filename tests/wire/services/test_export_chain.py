@@ -240,6 +240,43 @@ def test_vie_02_aws_writes_to_a_bucket_that_its_policy_opens(lab: Lab) -> None:
     assert "bucket.policy" in {each.code for each in made.findings}
 
 
+@pytest.fixture
+def without_rights(lab: Lab) -> Iterator[None]:
+    """The service role may not write to the exports bucket."""
+    iam, name = lab.sim.client("iam"), f"vmimport-{lab.bucket}"
+    document = iam.get_role_policy(RoleName="vmimport", PolicyName=name)["PolicyDocument"]
+    iam.delete_role_policy(RoleName="vmimport", PolicyName=name)
+    yield
+    iam.put_role_policy(RoleName="vmimport", PolicyName=name, PolicyDocument=json.dumps(document))
+
+
+@pytest.mark.usefixtures("without_rights")
+def test_a_service_role_that_may_not_write_refuses_method_image_before_an_image_is_made(lab: Lab) -> None:
+    one = lab.instance()
+    lab.chain.admit(instance=one, method="image", format="vmdk")
+    found = lab.chain.check()
+    assert [each.code for each in found.blocking] == ["export.role"]
+    assert "vmimport lacks " in found.blocking[0].what
+    assert {"s3:PutObject", "s3:GetBucketAcl"} <= set(found.blocking[0].what.replace(",", "").split())
+    assert lab.chain.end(words="check: refused").state == "failed"
+    assert lab.nothing_left()
+    lab.chain.admit("r2", instance=one, mode="check", may_reboot=True)
+    told = lab.chain.check("r2")
+    assert told.plan is not None
+    assert (told.plan.method, [each for each in told.findings if each.code == "export.role"]) == ("instance", [])
+
+
+def test_a_service_role_that_may_not_be_looked_at_is_a_warning(lab: Lab) -> None:
+    one = lab.instance()
+    lab.sim.rule(service="iam", operation="GetRole", code="AccessDenied", status=403)
+    lab.chain.admit(instance=one, method="image", format="vmdk", mode="check")
+    found = lab.chain.check()
+    assert found.plan is not None
+    assert [(each.code, str(each.severity)) for each in found.findings if each.code == "export.role"] == [
+        ("export.role", "warning")
+    ]
+
+
 def test_mode_check_makes_nothing_and_tells_the_method(lab: Lab) -> None:
     two = lab.instance(2)
     lab.chain.admit(instance=two, mode="check")

@@ -9,8 +9,7 @@ completed. Of which instant: all attempts of the run that have ended, which is w
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.export_sources import ExportSources
@@ -26,12 +25,9 @@ from wavelift.services.instance_export.begin import direct_key
 from wavelift.services.instance_export.messages import Removed
 from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note
-from wavelift.services.instance_export.tasks import SUBMITTING
+from wavelift.services.instance_export.tasks import SUBMITTED, SUBMITTING
 from wavelift.services.instance_export.waits import ForAWhile, ForTask
-from wavelift.services.instance_export.work import made_of, moment_of, plan_of, tag_of_run
-
-YOUNG: Final = timedelta(seconds=60)
-"""After this, AWS shows a task whose submission had no answer."""
+from wavelift.services.instance_export.work import SOURCES, Work, is_young, made_of, tag_of_run
 
 
 def remove(
@@ -58,11 +54,14 @@ def remove(
         return Removed(removed=made.removed, kept=made.kept)
     removed: list[str] = []
     fence()
+    sources = ExportSources(access)
     if known.state is not ExportState.COMPLETED:
-        waits = _without_result(ledger, access, known, ctx, removed)
+        if _sources_may_come(known, sources, ctx):
+            return ForAWhile("AWS does not show yet what it was told to make")
+        waits = _without_result(Work(ledger, access, known, ctx), removed)
         if waits is not None:
             return waits
-    gone = ExportSources(access).remove(tag_of_run(known))
+    gone = sources.remove(tag_of_run(known))
     removed += [f"image {id}" for id in gone.images]
     removed += [f"snapshot {id}" for id in gone.snapshots]
     kept = tuple(f"snapshot {id} stays: {why}" for id, why in gone.kept.items())
@@ -77,27 +76,37 @@ def _end_unmade(ledger: Ledger, known: InstanceExport, words: str, ctx: RunConte
             end_unmade(tx, now, said, by=ctx.run, ctx=ctx)
 
 
-def _without_result(
-    ledger: Ledger, access: AwsAccess, known: InstanceExport, ctx: RunContext, removed: list[str]
-) -> ForTask | ForAWhile | None:
+def _sources_may_come(known: InstanceExport, sources: ExportSources, ctx: RunContext) -> bool:
+    """Whether EC2 may not show yet what this attempt has told it to make."""
+    if not may_be_hidden(known, ctx):
+        return False
+    made = made_of(known)
+    if made.method == "direct":
+        return not made.snapshot_ids or len(sources.look(made.snapshot_ids)) < len(made.snapshot_ids)
+    return not made.image_id or not sources.shows_image(made.image_id)
+
+
+def _without_result(work: Work, removed: list[str]) -> ForTask | ForAWhile | None:
     """End AWS's tasks, and delete what they or `read` wrote."""
-    plan = plan_of(known)
+    plan, access, export = work.plan, work.access, work.known.id
     if plan.method == "direct":
-        removed += discard_export(access, plan.place, direct_key(plan), export=known.id)
+        removed += discard_export(access, plan.place, direct_key(plan), export=export)
         return None
     api = InstanceExports(access)
-    tasks = _tasks(api, known)
-    if not tasks and _may_come(known, ctx):
-        return ForAWhile("AWS may show a task whose submission had no answer")
+    tasks = _tasks(api, work.known)
+    if (hidden := _unseen(api, tasks, work)) is not None:
+        return hidden
     for task in tasks:
         waits = None if task.finished else _ended(api, task)
         if waits is not None:
-            note(ledger, known, waits.words, 0, ctx.clock)
+            note(work.ledger, work.known, waits.words, 0, work.ctx.clock)
             return waits
-    for task in tasks:
-        removed.append(f"task {task.task_id} ({task.status})")
-        key = task.object_key(plan.format)
-        removed += discard_export(access, plan.place, key, export=known.id, task_id=task.task_id)
+    keys = {task.task_id: task.object_key(plan.format) for task in tasks}
+    removed += [f"task {task.task_id} ({task.status})" for task in tasks]
+    if (id := work.known.task_id) and id not in keys:  # AWS has forgotten it, and its object has its name
+        keys[id] = work.known.object_key or f"{plan.prefix}{id}.{plan.format}"
+    for id, key in keys.items():
+        removed += discard_export(access, plan.place, key, export=export, task_id=id)
     return None
 
 
@@ -110,9 +119,19 @@ def _tasks(api: InstanceExports, known: InstanceExport) -> list[ExportTask]:
     return list(found.values())
 
 
-def _may_come(known: InstanceExport, ctx: RunContext) -> bool:
-    submitting = moment_of(known, SUBMITTING)
-    return not known.task_id and submitting is not None and ctx.clock.now() - submitting < YOUNG
+def _unseen(api: InstanceExports, tasks: list[ExportTask], work: Work) -> ForAWhile | None:
+    """The last submission, if AWS may not show its task yet. To be cancelled, a task need not be shown."""
+    known, shown = work.known, {task.task_id for task in tasks}
+    if not known.task_id:
+        here = any(task.carries(work.task_tags) for task in tasks)
+        young = not here and is_young(known, SUBMITTING, work.ctx)
+        return ForAWhile("AWS may show a task whose submission had no answer") if young else None
+    if known.task_id in shown:
+        return None
+    accepted = api.cancel(known.task_id).result is not CancelResult.UNKNOWN
+    if accepted or is_young(known, SUBMITTED, work.ctx):
+        return ForAWhile(f"AWS does not show {known.task_id} yet")
+    return None
 
 
 def _ended(api: InstanceExports, task: ExportTask) -> ForTask | None:

@@ -21,6 +21,7 @@ from wavelift.services.instance_export.work import Work, moment_of
 Submit = Callable[[InstanceExports], ExportTask]
 SUBMITTING: Final = "submitting"
 """The moment before AWS is told to begin."""
+SUBMITTED: Final = "submitted"
 _REFUSALS: Final = (PermanentError, LimitReachedError, BusyError, ThrottledError)
 """Answers that say that there is no task. After any other error there may be one."""
 FULL: Final = "{active} export tasks are active in account and region, the limit is {limit}"
@@ -67,7 +68,7 @@ def _begun(work: Work, api: InstanceExports, submit: Submit, limit: int, subject
                 raise
             # AWS's limit is lower than ours: only when one of those has ended is it worth asking again.
             return ForPlace(max(1, api.count_active()), error.what)
-    work.write("submitted", task_id=task.task_id, phase="AWS exports it", percent=0)
+    work.write(SUBMITTED, task_id=task.task_id, phase="AWS exports it", percent=0)
     return None
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.base.domain import Instant, Message
@@ -16,6 +16,15 @@ from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlan
 from wavelift.services.dataplane.export_staging import made_with, run_of
 from wavelift.services.instance_export.runs import require_going
+
+YOUNG: Final = timedelta(seconds=60)
+"""After this, AWS shows what it made: until then it may not, also if its answer was lost (EC2 is consistent in the
+end)."""
+SOURCES: Final = "sources_asked"
+"""The moment before EC2 is told to take snapshots, or to make an image."""
+
+SHOWN: Final = "sources_shown"
+"""The moment at which EC2 first showed all of them: what is not there later is gone."""
 
 
 class Made(Message):
@@ -117,3 +126,15 @@ def moment_of(known: InstanceExport, name: str) -> datetime | None:
     """When something happened; None: it did not."""
     text = (known.times or {}).get(name)
     return datetime.fromisoformat(text) if text else None
+
+
+def may_be_hidden(known: InstanceExport, ctx: RunContext) -> bool:
+    """Whether EC2 may not show yet the snapshots, or the image, that it was told to make."""
+    asked, shown = moment_of(known, SOURCES), moment_of(known, SHOWN)
+    return is_young(known, SOURCES, ctx) and not (asked and shown and shown >= asked)
+
+
+def is_young(known: InstanceExport, moment: str, ctx: RunContext) -> bool:
+    """Whether AWS may not show yet what it was told at this moment."""
+    at = moment_of(known, moment)
+    return at is not None and ctx.clock.now() - at < YOUNG

@@ -27,7 +27,7 @@ from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note
 from wavelift.services.instance_export.tasks import SUBMITTED, SUBMITTING
 from wavelift.services.instance_export.waits import ForAWhile, ForTask
-from wavelift.services.instance_export.work import SOURCES, Work, is_young, made_of, tag_of_run
+from wavelift.services.instance_export.work import Work, is_young, made_of, may_be_hidden, tag_of_run
 
 
 def remove(

@@ -201,6 +201,14 @@ def test_the_hcx_page_has_every_word_that_the_client_depends_on() -> None:
     assert page.count("| guess |") > 3
 
 
+def test_the_page_of_exports_has_every_finding() -> None:
+    page, rules = (DOCS / "instance-export.md").read_text(), PACKAGE / "rules"
+    sources = "".join(file.read_text() for file in rules.glob("export_*.py"))
+    codes = set(re.findall(r'"((?:bucket|export|account)\.[a-z_]+)"', sources))
+    assert len(codes) > 25
+    assert codes == set(re.findall(r"^\| `((?:bucket|export|account)\.[a-z_]+)` \|", page, re.MULTILINE))
+
+
 def test_operations_names_the_modes_of_a_connection() -> None:
     text = (DOCS / "operations.md").read_text()
     for values in VSPHERE_CHOICES.values():

@@ -167,9 +167,13 @@ def _encryption(facts: BucketFacts, method: ExportMethod, part: Findings) -> Non
         )
 
 
-def check_instance(facts: InstanceFacts, method: ExportMethod, wish: Wish) -> list[Finding]:
-    """The findings of one method about the instance. An error names the other methods that have none."""
-    found = {each: causes(facts, Asked(each, wish)).all for each in METHODS}
+def check_instance(facts: InstanceFacts, method: ExportMethod, wish: Wish, *, named: bool = False) -> list[Finding]:
+    """The findings of one method about the instance. An error names the other methods that have none.
+
+    :param named: a person chose the method by name: ``instance`` may leave out what was attached after launch. No other
+        method's error recommends it then.
+    """
+    found = {each: causes(facts, Asked(each, wish, named=named and each == method)).all for each in METHODS}
     others = [each for each in METHODS if each != method and not _errors(found[each])]
     return [_advised(finding, others) for finding in found[method]]
 
@@ -185,15 +189,16 @@ def _advised(finding: Finding, others: Sequence[ExportMethod]) -> Finding:
 def choose(choice: MethodChoice, facts: InstanceFacts, bucket: BucketFacts, wish: Wish) -> MethodChosen:
     """The method of an export: the one that was asked for, or with ``auto`` the first that no error forbids.
 
-    ``auto`` asks for the target's own format, an OVA or a VHD, if no format is asked for.
+    ``auto`` asks for the target's own format, an OVA or a VHD, if no format is asked for, and it leaves no volume out.
     """
+    named = choice != "auto"
     wanted = wish.format or default_format(choice, wish.target)
-    asked = replace(wish, format=wanted) if choice == "auto" else wish
+    asked = wish if named else replace(wish, format=wanted)
 
     def of(method: ExportMethod) -> tuple[Finding, ...]:
         region, account, environment = facts.region, wish.account or facts.caller, wish.environment
         in_bucket = check_bucket(bucket, method, region=region, account=account, environment=environment)
-        return (*in_bucket, *check_instance(facts, method, asked))
+        return (*in_bucket, *check_instance(facts, method, asked, named=named))
 
     if choice != "auto":
         return MethodChosen(method=choice, format=wanted, why="it was asked for", findings=of(choice))

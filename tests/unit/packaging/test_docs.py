@@ -88,8 +88,9 @@ def test_every_command_of_the_documents_exists() -> None:
     named = [words for page in PAGES for words in inline(page.read_text())]  # a sentence may name a group of commands
     called = sorted({line.split("#")[0].strip() for line in [*lines, *named] if line.startswith("wavelift ")})
     assert len(called) > 12
+    program = get_command(app)  # once: it takes a tenth of a second
     for line in called:
-        words, command = line.split()[1:], get_command(app)
+        words, command = line.split()[1:], program
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
         group = getattr(command, "commands", None)

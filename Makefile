@@ -79,6 +79,7 @@ programs: setup
 	@bash scripts/tools chromium:chromium
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || bash scripts/tools postgres:postgresql
 	@bash scripts/tools redis-server:redis-server
+	@$(BIN)/python -m tests.go_oracles
 	@docker compose version >/dev/null 2>&1 || bash scripts/tools docker-compose:docker-compose || true # then as YAML only
 
 test: programs lint
@@ -94,7 +95,7 @@ proof: programs oracles
 
 bench: setup
 	@bash scripts/tools aws:awscli curl:curl
-	@for name in $(if $(NAME),$(NAME),vmdk_read vmdk_write export_upload dag_parse catalog_5000 nbd_read delta resume put_block seed_ebs admission audit_trail watch_imports live_follow wave_overhead live_wave cutover); do $(BIN)/python -m benchmarks.$$name; done
+	@for name in $(if $(NAME),$(NAME),vmdk_read vmdk_write export_upload export_direct dag_parse catalog_5000 nbd_read delta resume put_block seed_ebs admission audit_trail watch_imports live_follow wave_overhead live_wave cutover); do $(BIN)/python -m benchmarks.$$name; done
 
 COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 

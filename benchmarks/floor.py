@@ -76,6 +76,15 @@ def contender(raw: Path, parts: Sequence[str], data_bytes: int, *, stream: Path 
 
 def data_blocks(raw: Path) -> Iterator[bytes]:
     """The blocks that are not zero; holes are not read."""
+    return (block for _, block in _data(raw))
+
+
+def data_places(raw: Path) -> Iterator[int]:
+    """Their indices, ascending."""
+    return (index for index, _ in _data(raw))
+
+
+def _data(raw: Path) -> Iterator[tuple[int, bytes]]:
     with raw.open("rb", buffering=0) as file:
         at = 0
         while True:
@@ -89,7 +98,7 @@ def data_blocks(raw: Path) -> Iterator[bytes]:
             file.seek(at)
             block = file.read(BLOCK)
             if block != _ZEROS[: len(block)]:
-                yield block
+                yield at // BLOCK, block
             at += BLOCK
 
 

@@ -44,14 +44,10 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One method, with the wish.
-
-    :param explicit: a person chose the method, and reads what it leaves out. ``auto`` leaves no volume out.
-    """
+    """One method, with the wish."""
 
     method: ExportMethod
     wish: Wish
-    explicit: bool = True
 
     @property
     def by_service(self) -> bool:
@@ -64,7 +60,7 @@ def causes(facts: InstanceFacts, asked: Asked) -> Findings:
     found = Findings(facts.instance_id)
     _state(facts, found)
     _owner(facts, asked, found)
-    in_licences(facts, found)
+    in_licences(facts, found, by_service=asked.by_service)
     _format(asked, found)
     _architecture(facts, asked, found)
     _disks(facts, asked, found)
@@ -205,21 +201,13 @@ def _attached_later(facts: InstanceFacts, asked: Asked, found: Findings) -> None
             row="VIE-03",
         )
         return
-    why = "AWS exports only the volumes in the block device mapping of the instance's image"
-    if any(volume.boot for volume in later):
-        do = "Make an image of the instance, and launch that"
-        found.error("export.attached_later", f"{what}, the boot volume among them", why=why, do=do, row="VIE-03")
-    elif asked.explicit:
-        found.warning(
-            "export.attached_later",
-            f"{what}: not exported",
-            why=why,
-            do="Read the disks that are left out in another way, or choose method direct",
-            row="VIE-03",
-        )
-    else:
-        do = "Choose method instance by name to leave them out"
-        found.error("export.attached_later", what, why=why, do=do, row="VIE-03")
+    found.error(
+        "export.attached_later",
+        what,
+        why="AWS exports only the volumes in the block device mapping of the instance's image: these would be missing",
+        do="Detach them before the export, or make an image of the instance and launch that",
+        row="VIE-03",
+    )
 
 
 def _instance_store(facts: InstanceFacts, asked: Asked, found: Findings) -> None:

@@ -73,6 +73,8 @@ def check_bucket(
         )
         return part.all
     _place(facts, part, region=region, account=account)
+    if not facts.owned:  # nothing else of it was read
+        return part.all
     if method == "instance":
         _acl(facts, part, region=region, environment=environment)
     _encryption(facts, method, part)
@@ -165,12 +167,9 @@ def _encryption(facts: BucketFacts, method: ExportMethod, part: Findings) -> Non
         )
 
 
-def check_instance(facts: InstanceFacts, method: ExportMethod, wish: Wish, *, explicit: bool = True) -> list[Finding]:
-    """The findings of one method about the instance. An error names the other methods that have none.
-
-    :param explicit: a person chose the method, and accepts that ``instance`` leaves volumes out.
-    """
-    found = {each: causes(facts, Asked(each, wish, explicit and each == method)).all for each in METHODS}
+def check_instance(facts: InstanceFacts, method: ExportMethod, wish: Wish) -> list[Finding]:
+    """The findings of one method about the instance. An error names the other methods that have none."""
+    found = {each: causes(facts, Asked(each, wish)).all for each in METHODS}
     others = [each for each in METHODS if each != method and not _errors(found[each])]
     return [_advised(finding, others) for finding in found[method]]
 
@@ -186,16 +185,15 @@ def _advised(finding: Finding, others: Sequence[ExportMethod]) -> Finding:
 def choose(choice: MethodChoice, facts: InstanceFacts, bucket: BucketFacts, wish: Wish) -> MethodChosen:
     """The method of an export: the one that was asked for, or with ``auto`` the first that no error forbids.
 
-    ``auto`` asks for the target's own format, an OVA or a VHD, if no format is asked for, and it leaves no volume out.
+    ``auto`` asks for the target's own format, an OVA or a VHD, if no format is asked for.
     """
-    explicit = choice != "auto"
     wanted = wish.format or default_format(choice, wish.target)
-    asked = wish if explicit else replace(wish, format=wanted)
+    asked = replace(wish, format=wanted) if choice == "auto" else wish
 
     def of(method: ExportMethod) -> tuple[Finding, ...]:
         region, account, environment = facts.region, wish.account or facts.caller, wish.environment
         in_bucket = check_bucket(bucket, method, region=region, account=account, environment=environment)
-        return (*in_bucket, *check_instance(facts, method, asked, explicit=explicit))
+        return (*in_bucket, *check_instance(facts, method, asked))
 
     if choice != "auto":
         return MethodChosen(method=choice, format=wanted, why="it was asked for", findings=of(choice))

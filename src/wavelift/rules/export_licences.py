@@ -38,23 +38,40 @@ SUBSCRIPTIONS: Final[Mapping[str, str]] = {
     "RunInstances:0g00": "Ubuntu Pro",
 }
 """Linux whose subscription AWS bills."""
+FREE: Final = frozenset({"", "RunInstances", "RunInstances:00g0", BYOL})
+"""Linux for which nobody bills, or whose subscription the customer brought."""
 _DO: Final = "Install a machine outside with a licence of your own, and move the data"
 
 
-def in_licences(facts: InstanceFacts, found: Findings) -> None:
-    """An error for Windows, SQL Server and Marketplace software of AWS; a warning for a subscription that ends."""
+def in_licences(facts: InstanceFacts, found: Findings, *, by_service: bool) -> None:
+    """Errors for Windows, SQL Server and Marketplace software of AWS. Linux whose subscription AWS bills is third-party
+    software, too, which VM Import/Export does not export; a copy of its disks needs a subscription of one's own.
+
+    :param by_service: VM Import/Export exports the instance, and not wavelift.
+    """
     _windows(facts, found)
     _sql_server(facts, found)
     _marketplace(facts, found)
-    if (name := SUBSCRIPTIONS.get(facts.usage_operation)) is not None:
+    if facts.usage_operation in SUBSCRIPTIONS:
+        _subscription(SUBSCRIPTIONS[facts.usage_operation], found, by_service=by_service)
+    elif facts.usage_operation not in FREE | WINDOWS | SQL_SERVER:
         found.warning(
-            "export.subscription",
-            f"AWS bills the subscription of its {name}",
-            why="it ends outside EC2, where the guest reaches AWS's package servers no more; and AWS's own export may "
-            "refuse the instance",
-            do="Have a subscription of your own ready, and register the guest with it",
+            "export.usage",
+            f"its usage operation is {_billed(facts)}, which is not in the list of those that are known",
+            why="it may stand for software of AWS, which must not leave EC2",
+            do="Look up in AWS's list of billing information what it stands for",
             row="VIE-03",
         )
+
+
+def _subscription(name: str, found: Findings, *, by_service: bool) -> None:
+    what, do = f"AWS bills the subscription of its {name}", "Have a subscription of your own, and register the guest"
+    if by_service:
+        why = "VM Import/Export exports no third-party software that AWS supplied"
+        found.error("export.subscription", what, why=why, do=do, row="VIE-03")
+    else:
+        why = "it ends outside EC2, where the guest reaches AWS's package servers no more"
+        found.warning("export.subscription", what, why=why, do=do, row="VIE-03")
 
 
 def _windows(facts: InstanceFacts, found: Findings) -> None:

@@ -87,7 +87,10 @@ class OvaPlan:
         return len(manifest_text(empty))
 
     def check(self) -> None:
-        """:raises PermanentError: disks that no OVA can hold, or more words than its descriptor has room for."""
+        """:raises PermanentError: disks that no OVA can hold, or more words than its descriptor has room for.
+
+        :raises ValueError: a name or time that no header can hold.
+        """
         if not self.capacities:
             raise PermanentError("The machine has no disk", next_step="Export an instance that has a volume")
         for name, capacity in zip(self.disk_names, self.capacities, strict=True):
@@ -97,6 +100,8 @@ class OvaPlan:
                     next_step=_WAY_OUT,
                     disk=name,
                 )
+        for name in (self.descriptor_name, *self.disk_names):
+            tar.pack_header(name, 0, self.mtime)
         # Every number at its longest: what has no room then is refused now, and not after hours of reading.
         descriptor(self.machine, [DiskFile(name, MAX_DISK, MAX_DISK, MAX_DISK) for name in self.disk_names])
 

@@ -148,7 +148,7 @@ def exactly(read: ReadRange, member: Member, offset: int, size: int) -> bytes:
 
     :raises CorruptStreamError: fewer came.
     """
-    data = read(member.offset + offset, size)
+    data = read(member.offset + offset, size) if size else b""
     if len(data) != size:
         raise _wrong("The file ends within a member", file=member.name, position=member.offset + offset)
     return data

@@ -132,6 +132,15 @@ def test_a_step_waits_for_what_its_own_flow_says(api: Api, dag_id: str, words: s
     assert step_row("web01", row).note == words
 
 
+@pytest.mark.parametrize("environment", ["prod", "migrate", "test"])
+@pytest.mark.parametrize(("task", "words"), [("reserve", "waits for a slot"), ("begin", "waits for AWS")])
+def test_a_step_of_an_export_waits_for_what_its_flow_says(api: Api, environment: str, task: str, words: str) -> None:
+    """Also where the environment has the name of a wave's flow."""
+    api.tasks = [{"task_id": task, "map_index": -1, "rendered_map_index": None, "state": "deferred"}]
+    (line,) = Waiting(cast(ApiClient, api), f"instance_export.{environment}", "r").lines()
+    assert line == f"{task}: {words}"
+
+
 def test_a_refusal_is_told_with_status_1(api: Api) -> None:
     api.answers["POST /waves/erp/cutovers"] = ApiError("web01: cutover cut-1 is going", status=409)
     done = call("cutover", "start", "erp", "web01")

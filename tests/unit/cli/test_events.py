@@ -81,6 +81,11 @@ def test_the_old_words_are_still_understood(api: Api, words: list[str]) -> None:
     assert api.asked == ["GET /wavelift/events/mig-1?limit=200&after=0"]
 
 
+def test_the_trail_of_an_export_needs_no_word_more(api: Api) -> None:
+    call("exp-0123456789ab")
+    assert api.asked == ["GET /wavelift/events/exp-0123456789ab?limit=200&after=0"]
+
+
 def test_what_is_no_command_and_no_id_is_refused(api: Api) -> None:
     done = call("lst")
     assert (done.exit_code, "No such command 'lst'" in done.output, api.asked) == (2, True, [])

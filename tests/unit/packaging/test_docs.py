@@ -32,6 +32,8 @@ ROWS: Final = {
     *("AIR-01", "AIR-02", "AIR-05", "AMP-06", "AMP-07", "AMP-08", "AMP-11", "AMP-12", "SMS-11", "SMS-12", "SMS-16"),
     *("AMP-01", "AMP-02", "AMP-03", "AMP-04", "AMP-09", "SMS-13", "SMS-15"),
     *(f"HCX-{number:02}" for number in range(1, 9)),
+    "AMP-10",
+    *(f"VIE-{number:02}" for number in range(1, 7)),
 }
 PACKAGE: Final = ROOT / "src" / "wavelift"
 SUFFIXES: Final = {".py", ".md", ".go", ".json", ".toml", ".sql", ".lock", ".yml"}

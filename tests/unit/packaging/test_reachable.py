@@ -29,8 +29,9 @@ FRAMEWORK: Final = {
     "ledger.tables.UtcTime.process_result_value",
     "ledger.tables.Words.process_bind_param",
     "ledger.tables.Words.process_result_value",
+    "transfer.ova_image._NoEntities.doctype",
 }
-"""Called by SQLAlchemy and :mod:`io`."""
+"""Called by SQLAlchemy, :mod:`io` and :mod:`xml.etree`."""
 
 Ref = tuple[str, str]
 """Module and name of what it defines at its top; the name is empty for the module itself."""

@@ -15,7 +15,7 @@ from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger, migrations
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import standing
-from wavelift.rules.flows import FLOWS, LIVE, TEST, SlotKind, tasks_holding
+from wavelift.rules.flows import EXPORT, FLOWS, LIVE, TEST, SlotKind, tasks_holding
 from wavelift.rules.queue import Priority
 from wavelift.services.common.line import ANOTHER, lines
 from wavelift.services.common.slots import (
@@ -122,10 +122,11 @@ def test_inv_8_what_a_deleted_run_or_an_ended_task_holds_is_free(ledger: Ledger,
 def test_inv_8_every_kind_is_held_by_a_step_of_every_flow() -> None:
     """Or nobody could tell that its holder has ended."""
     of_hcx = {SlotKind.HCX_MANAGER, SlotKind.HCX_MESH, SlotKind.HCX_SERIAL}
-    for flow in FLOWS:
+    of_ec2 = set(SlotKind) - of_hcx - {SlotKind.EXPORT}
+    for flow in (*FLOWS, EXPORT):
         if flow is TEST:  # it moves nothing
             continue
-        for kind in of_hcx if flow is LIVE else set(SlotKind) - of_hcx:
+        for kind in of_hcx if flow is LIVE else {SlotKind.EXPORT} if flow is EXPORT else of_ec2:
             assert tasks_holding(kind) & {step.task_id for step in flow.steps}, (flow.name, kind)
         held = {step.task_id for step in flow.steps if step.per_server}
         assert flow is LIVE or held <= tasks_holding(SlotKind.ACCOUNT)

@@ -8,7 +8,9 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,10 @@ from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, SECTOR
 from wavelift.transfer.extents import ReaderStream
 from wavelift.transfer.manifest import Manifest, block_count
+from wavelift.transfer.ova import OvaAssembly, OvaPlan, OvaResult
+from wavelift.transfer.ovf import Machine
 from wavelift.transfer.pipeline import copy
-from wavelift.transfer.protocols import BlockStream, Extent
+from wavelift.transfer.protocols import BlockStream, Extent, PartSink
 from wavelift.transfer.vmdk import StreamVmdkSource
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
 
@@ -151,6 +155,24 @@ class Toolbox:
         assert writer.parts == len(sink.parts)
         assert writer.object_bytes == len(sink.object)
         return sink, manifest
+
+    @staticmethod
+    def ova_plan(disks: Sequence[bytes], *, stem: str = "exp-1", mtime: int = 1_700_000_000, **machine: Any) -> OvaPlan:
+        told: dict[str, Any] = {"name": "web01", "cpus": 2, "memory_mib": 4096, **machine}
+        return OvaPlan(name=stem, machine=Machine(**told), capacities=tuple(map(len, disks)), mtime=mtime)
+
+    @staticmethod
+    def write_ova(
+        sink: PartSink, plan: OvaPlan, disks: Sequence[bytes], *, part_size: int | None = None, uploads: int = 3
+    ) -> tuple[OvaResult, list[Manifest]]:
+        """The disks, each through the whole pipeline, into one OVA."""
+        manifests = [Manifest.empty(len(content)) for content in disks]
+        assembly = OvaAssembly(sink, plan, part_size=part_size, uploads=uploads)
+        with closing(assembly):
+            for number, content in enumerate(disks):
+                with closing(MemoryDisk(content).stream()) as stream:
+                    copy(stream, assembly.disk(number), manifests[number], cancel=CancelFlag())
+            return assembly.finish(), manifests
 
     @staticmethod
     def decode(file: bytes, *, raw: io.RawIOBase | None = None) -> tuple[bytes, Manifest]:

@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.eventually import eventually
+from tests.wire.aws.exporting import launched, run_tags
+from tests.wire.aws.proving import bare_image
 
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.instance_exports import InstanceExportRequest, InstanceExports
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.errors import ProofError, TamperedError
 from wavelift.base.run import MemoryCheckpoints, Progress
@@ -22,6 +27,7 @@ from wavelift.base.units import GIB, KIB, MIB
 from wavelift.rules.export_facts import VolumeFacts
 from wavelift.services.dataplane import suspects
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportWritten
+from wavelift.services.dataplane.export_staging import is_named
 from wavelift.services.dataplane.manifests import StoredManifest
 
 from .export_lab import EXPORT, PREFIX, ExportLab
@@ -252,7 +258,42 @@ def test_an_ova_of_aws_whose_disk_is_missing(lab: ExportLab) -> None:
         lab.verify(order, None)
 
 
+@pytest.mark.parametrize(("target", "form"), [("vmware", "ova"), ("vmware", "vmdk"), ("microsoft", "vhd")])
+def test_vie_01_what_an_export_task_wrote_is_opened(lab: ExportLab, target: Any, form: Any) -> None:
+    """The simulator's files are made by qemu-img and by a tar writer of its own."""
+    sim, access = lab.sim, lab.access
+    image = bare_image(access)
+    machine = launched(access, image, lab.subnet)
+    bucket = sim.export_bucket("exports-of-tasks")
+    try:
+        api = InstanceExports(access)
+        task = api.start(InstanceExportRequest(machine, target, form, bucket, PREFIX, run_tags(), "exp-1"))
+        assert eventually(lambda: api.describe([task.task_id])[task.task_id].finished)
+        plan = lab.plan(method="instance", format=form)
+        volumes = (VolumeFacts(volume_id="vol-1", device="/dev/sda1", size=GIB, boot=True),)
+        instance = plan.instance.model_copy(update={"instance_id": machine, "volumes": volumes})
+        place = plan.place.model_copy(update={"bucket": bucket})
+        plan = plan.model_copy(update={"instance": instance, "place": place})
+        order = ExportOrder(plan=plan, key=task.object_key(form), task_id=task.task_id, instant=datetime.now(UTC))
+        verified = lab.verify(order, None)
+        assert len(verified.opened) == 1
+        assert lab.discard(order, task.task_id) == (order.key,)
+        assert lab.discard(order, task.task_id) == ()
+    finally:
+        sim.client("s3").delete_bucket(Bucket=bucket)
+        Ec2(access).terminate([machine])
+        Ec2(access).deregister(image, delete_snapshots=True)
+
+
 # --- removal --------------------------------------------------------------------------------------------------------
+
+
+def test_a_prefix_need_not_end_with_a_slash() -> None:
+    assert is_named(f"web-{EXPORT}.ova", EXPORT)
+    assert is_named(f"a.b/{EXPORT}.ova", EXPORT)
+    for key in (f"{EXPORT}/disk-0.manifest", f"{EXPORT}.ova/x", f"{EXPORT}2.ova", EXPORT, f"x.{EXPORT}/a"):
+        assert not is_named(key, EXPORT)
+    assert not is_named(f"{EXPORT}.ova", "")
 
 
 def test_an_export_discards_its_own_only(lab: ExportLab) -> None:

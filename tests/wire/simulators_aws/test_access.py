@@ -165,11 +165,5 @@ def test_role_that_does_not_trust_the_caller_is_refused(sim: AwsSimulator, base:
 
 
 def test_unknown_action_is_an_aws_error_in_every_protocol(sim: AwsSimulator, refused: Refused) -> None:
-    refused(
-        "InvalidAction",
-        sim.client("ec2").export_image,
-        DiskImageFormat="RAW",
-        ImageId="ami-1",
-        S3ExportLocation={"S3Bucket": "b"},
-    )
+    refused("InvalidAction", sim.client("ec2").create_store_image_task, ImageId="ami-1", Bucket="b")
     refused("UnknownOperationException", sim.client("ssm").start_automation_execution, DocumentName="d")

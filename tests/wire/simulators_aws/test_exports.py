@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 import subprocess
 import tarfile
 import uuid
@@ -200,6 +201,26 @@ def test_an_ova_is_a_tar_file_of_descriptor_manifest_and_disk(desk: Desk, tmp_pa
     listed = subprocess.run(["tar", "-tf", str(path)], capture_output=True, check=True, text=True).stdout.split()
     assert listed == list(members)
     assert desk.sim.state()["instance_states"][one]["reboots"] == 0
+
+
+def test_a_flip_hits_the_disk_inside_of_an_ova(desk: Desk, tmp_path: Path) -> None:
+    one = desk.instance()
+    desk.sim.write_at(desk.volume(one), 0, random.Random(1).randbytes(BLOCK))
+    desk.sim.rule(kind="flip", key=f"{BUCKET}/vms/*", count=1)
+    made = desk.export(one, ContainerFormat="ova", DiskImageFormat="VMDK")
+    assert desk.finished(made["ExportTaskId"])["State"] == "completed"
+    data = desk.read(made["ExportToS3Task"]["S3Key"])
+    flip = next(row for row in desk.sim.evidence()["flips"] if row["key"] == made["ExportToS3Task"]["S3Key"])
+    assert data[flip["object_offset"]] == flip["after"]
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        disk = archive.getmember(f"{made['ExportTaskId']}-disk1.vmdk")
+        assert disk.offset_data < flip["object_offset"] < disk.offset_data + disk.size
+        path = tmp_path / "disk.vmdk"
+        path.write_bytes(archive.extractfile(disk).read())  # type: ignore[union-attr]
+    assert flip["disk_offset"] < BLOCK  # the only block with data
+    command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", str(path), str(tmp_path / "raw")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode or (tmp_path / "raw").read_bytes()[:BLOCK] != random.Random(1).randbytes(BLOCK)
 
 
 def test_botocore_s_own_waiters_end(desk: Desk) -> None:

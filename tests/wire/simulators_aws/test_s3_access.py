@@ -206,6 +206,8 @@ def test_every_region_but_one_must_be_named(s3: Any, refused: Refused, tmp_path:
         assert there.get_bucket_location(Bucket="old-one")["LocationConstraint"] is None
         there.create_bucket(Bucket="old-one")  # again: 200, and the ACL is as at first
         assert {permission for _, permission in _grants(there, "old-one")} == {"FULL_CONTROL"}
+        assert virginia.bootstrap("staging").bucket == "staging"
+        assert (EXPORTER, "WRITE") in _grants(there, virginia.export_bucket())
 
 
 def test_a_bucket_may_be_made_with_tags(s3: Any, sim: AwsSimulator, refused: Refused) -> None:

@@ -226,3 +226,18 @@ def test_a_large_volume_costs_no_disk(sim: AwsSimulator, ec2: Any, base: Bootstr
     used = sum(path.stat().st_blocks * 512 for path in sim.state_folder.rglob("*.blocks"))
     assert used < 64 << 20
     ec2.delete_snapshot(SnapshotId=made["SnapshotId"])
+
+
+def test_a_snapshot_that_is_read_may_be_throttled_or_go(
+    sim: AwsSimulator, ec2: Any, ebs: Any, base: Bootstrap, launch: Launch, list_blocks: Any, refused: Refused
+) -> None:
+    root = _volumes(ec2, launch(SubnetId=base.subnet_ids[0]))["/dev/sda1"]
+    made = ec2.create_snapshot(VolumeId=root)["SnapshotId"]
+    sim.advance(1)
+    block = next(iter(list_blocks(made)))
+    read = {"SnapshotId": made, "BlockIndex": 0, "BlockToken": block["BlockToken"]}
+    sim.rule(service="ebs", operation="GetSnapshotBlock", throttle=True, count=1)
+    refused("RequestThrottledException", ebs.get_snapshot_block, **read)
+    assert ebs.get_snapshot_block(**read)["BlockData"].read() == b"b" * BLOCK
+    ec2.delete_snapshot(SnapshotId=made)
+    refused("ResourceNotFoundException", ebs.get_snapshot_block, **read)

@@ -1,7 +1,9 @@
 """Finds what carries our tag or name and belongs to no living run, and removes it on request (invariants 4, 5).
 
 Only what is the wave's own is shown: a vSphere snapshot by the run hash in its name, what lies in AWS by the wave's
-folder or tag. What another wave left is not its business.
+folder or tag. What another wave left is not its business, nor what an export made of an instance of the wave: snapshots
+and images have the tags of the export's run (:mod:`.export_staging`), no tag of a volume is copied to them, and its own
+run or the upkeep removes them.
 """
 
 from __future__ import annotations

@@ -46,6 +46,13 @@ def metadata_of(export: str) -> dict[str, str]:
     return {RUN_METADATA: run_of(export)}
 
 
+def is_named(key: str, own: str) -> bool:
+    """Whether an object has the name of its export or task: ``<prefix><own>.<format>``. A prefix need not end with a
+    slash."""
+    name, _, form = key.rpartition(".")
+    return bool(own) and "/" not in form and name.endswith(own)
+
+
 def manifest_key(key: str, index: int) -> str:
     """:param key: of the OVA. :param index: of the disk."""
     return f"{_folder(key)}disk-{index}{MANIFEST_SUFFIX}"
@@ -77,7 +84,7 @@ def discard_export(
     :raises PermanentError: the key is not that of this export.
     """
     own = task_id or export
-    if not key.rpartition("/")[2].startswith(f"{own}."):
+    if not is_named(key, own):
         raise PermanentError(
             "The object that is to be deleted has not the name of this export",
             next_step="Look at the export's record (`wavelift export show`), and delete its object by hand",

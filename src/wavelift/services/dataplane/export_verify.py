@@ -26,6 +26,7 @@ from wavelift.services.dataplane.export_messages import (
     SourceDisk,
     WrittenDisk,
 )
+from wavelift.services.dataplane.export_staging import is_named
 from wavelift.services.dataplane.instance_export import disk_label, header_of
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.read_back import ReadBack, bytes_compared
@@ -97,7 +98,7 @@ def _tampered(field: str, expected: object, found: object) -> TamperedError:
 
 def _of_aws(s3: S3Staging, order: ExportOrder, ctx: RunContext) -> ExportVerified:
     plan = order.plan
-    if not order.task_id or not order.key.rpartition("/")[2].startswith(f"{order.task_id}."):
+    if not is_named(order.key, order.task_id):
         raise _tampered("order.key", f"an object called {order.task_id or 'as a task'}.…", order.key)
     found = s3.head(order.key)
     if found is None:

@@ -16,11 +16,22 @@ from typing import Any, Final
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.checks import AccountChecks
 from wavelift.adapters.aws.ebs import EbsStream
+from wavelift.adapters.aws.ebs_snapshot import COMPLETED
+from wavelift.adapters.aws.ebs_snapshot import ERROR as FAILED
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.multipart import S3PartSink
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ObjectVersion
-from wavelift.base.errors import BusyError, Cancelled, FencedError, NotFoundError, TamperedError, WaveliftError, located
+from wavelift.base.errors import (
+    BusyError,
+    Cancelled,
+    FencedError,
+    NotFoundError,
+    PermanentError,
+    TamperedError,
+    WaveliftError,
+    located,
+)
 from wavelift.base.names import TAG_RUN, instant_of
 from wavelift.base.run import RunContext
 from wavelift.base.units import MIB, exact_bytes
@@ -42,7 +53,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_KEY: Final = "instance_export"
 BEGIN_ANEW: Final = "Clear the run from its first task: it takes new snapshots, of a new instant"
-SNAPSHOT_DONE: Final = "completed"
 
 
 def read_instance(
@@ -159,7 +169,14 @@ class _Reading:
                     found=disk.snapshot_id,
                     next_step=f"{BEGIN_ANEW}; find out who edited its XComs",
                 )
-            if snapshot.state != SNAPSHOT_DONE:
+            if snapshot.state == FAILED:
+                raise PermanentError(
+                    "AWS could not make the snapshot: its state is 'error'",
+                    next_step=BEGIN_ANEW,
+                    snapshot=disk.snapshot_id,
+                    volume=disk.volume_id,
+                )
+            if snapshot.state != COMPLETED:
                 raise BusyError(
                     f"The snapshot is {snapshot.state}, and EBS reads only completed ones",
                     next_step="The retry looks again",

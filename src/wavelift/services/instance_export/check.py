@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.export_bucket import ExportBuckets
-from wavelift.adapters.aws.export_instance import instance_facts
+from wavelift.adapters.aws.export_instance import ExportInstances
 from wavelift.base.domain import Finding
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import run_key
@@ -91,7 +91,7 @@ def _judged(  # noqa: PLR0913  # what, where, and for which export
     export: str,
     ctx: RunContext,
 ) -> CheckedExport:
-    facts = instance_facts(access, instance_id, now=ctx.clock.now())
+    facts = ExportInstances(access).facts(instance_id, now=ctx.clock.now())
     bucket = ExportBuckets(access, place.account).facts(place.bucket)
     wish = Wish(
         environment=place.environment,

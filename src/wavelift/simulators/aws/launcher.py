@@ -69,6 +69,12 @@ class AwsSimulator(Simulator):
         found: dict[str, Any] = self.control("POST", "resources", {"id": resource_id, **fields})
         return found
 
+    def _constraint(self) -> dict[str, Any]:
+        """CreateBucket names every region but one."""
+        if self.region == "us-east-1":
+            return {}
+        return {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
+
     def bucket_elsewhere(self, name: str, *, region: str = "", account: str = "") -> None:
         """Make a bucket of another region or another account. :meth:`drop_bucket` removes it."""
         self.control("POST", "buckets", {"name": name, "region": region, "account": account})
@@ -161,7 +167,7 @@ class AwsSimulator(Simulator):
         """
         s3, iam, ec2, kms = (self.client(name) for name in ("s3", "iam", "ec2", "kms"))
         if bucket not in {item["Name"] for item in s3.list_buckets()["Buckets"]}:
-            s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": self.region})
+            s3.create_bucket(Bucket=bucket, **self._constraint())
         arn = self._roles(iam, bucket, role)
         vpc = ec2.create_vpc(CidrBlock="10.20.0.0/16")["Vpc"]["VpcId"]
         subnets = tuple(

@@ -1,4 +1,5 @@
-"""Builds the simulator's Go program once, and keeps it in the user's cache under a digest of its sources."""
+"""Builds a Go program once, and keeps it in the user's cache under a digest of its sources: the simulator's own, and
+what tests compare wavelift with."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,17 +25,26 @@ BUILD_SECONDS = 900.0
 
 
 def ensure_binary() -> Path:
-    """The path of the program. Builds it if it does not exist for these sources.
+    """The path of the simulator. Builds it if it does not exist for these sources.
 
     Raises SimulatorError if there is no usable Go, or with the compiler's output.
     """
-    target = _cache() / f"vcenter-simulator-{_digest()}"
+    return ensure_program("vCenter simulator", SOURCES)
+
+
+def ensure_program(name: str, folder: Path) -> Path:
+    """The path of the program of a folder that is a Go module. Builds it if it does not exist for these sources.
+
+    :param name: in words. Raises SimulatorError as ensure_binary does.
+    """
+    sources = sorted(p for p in folder.iterdir() if p.suffix == ".go" or p.name in ("go.mod", "go.sum"))
+    target = _cache() / f"{name.lower().replace(' ', '-')}-{_digest(sources)}"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target.with_suffix(".lock")):
         if not target.exists():
-            _build(target)
+            _build(name, sources, target)
     return target
 
 
@@ -43,13 +53,9 @@ def _cache() -> Path:
     return Path(root) / "wavelift"
 
 
-def _sources() -> list[Path]:
-    return sorted(p for p in SOURCES.iterdir() if p.suffix == ".go" or p.name in ("go.mod", "go.sum"))
-
-
-def _digest() -> str:
+def _digest(sources: Sequence[Path]) -> str:
     h = hashlib.sha256()
-    for path in _sources():
+    for path in sources:
         h.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return h.hexdigest()[:16]
 
@@ -99,11 +105,11 @@ def _version(go: Path) -> tuple[int, ...]:
     return (int(match[1]), int(match[2])) if match else ()
 
 
-def _build(target: Path) -> None:
+def _build(name: str, sources: Sequence[Path], target: Path) -> None:
     go = find_go()
-    with tempfile.TemporaryDirectory(prefix="vcenter-simulator-", dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as folder:
         work = Path(folder)
-        for path in _sources():
+        for path in sources:
             shutil.copy(path, work / path.name)
         built = work / "built"
         # -mod=readonly: build only modules that go.sum lists
@@ -113,9 +119,9 @@ def _build(target: Path) -> None:
         try:
             done = subprocess.run(argv, cwd=work, env=env, capture_output=True, text=True, timeout=BUILD_SECONDS)
         except subprocess.TimeoutExpired:
-            raise SimulatorError(f"building the vCenter simulator took more than {BUILD_SECONDS:.0f} s") from None
+            raise SimulatorError(f"building the {name} took more than {BUILD_SECONDS:.0f} s") from None
         if done.returncode:
-            raise SimulatorError(f"the vCenter simulator did not build with {go}:\n{done.stderr.strip()}")
+            raise SimulatorError(f"the {name} did not build with {go}:\n{done.stderr.strip()}")
         built.replace(target)
 
 

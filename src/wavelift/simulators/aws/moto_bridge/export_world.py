@@ -54,7 +54,10 @@ class ExportWorld:
             if instance.state == "running" and account.settings.export_reboots:
                 reboot(account, instance)
                 task.rebooted = True
-        _of_volume(volume, raw)
+        try:
+            _of_volume(volume, raw)
+        except FileNotFoundError:  # it went meanwhile, and its volume with it
+            raise ExportFailed(f"ClientError: The instance {task.new.source} does not exist any more") from None
 
     def _take_snapshot(self, task: ExportTask, raw: Path) -> None:
         account = self._account

@@ -90,6 +90,15 @@ class ImageActions:
         made = self._snapshots([volume.id], values.get("Description") or "", {volume.id: tags})[0]
         return ActionResult(self.ec2_backend.snapshots[made.id])
 
+    def describe_snapshots(self) -> ActionResult:
+        """As moto, but those of the owners that are asked for only."""
+        result: ActionResult = super().describe_snapshots()  # type: ignore[misc]
+        owners = {ACCOUNT if one == "self" else one for one in plain(self.params).get("OwnerIds") or []}
+        if owners:
+            found: Any = result.result
+            found["Snapshots"] = [one for one in found["Snapshots"] if one.owner_id in owners]
+        return result
+
     def create_snapshots(self) -> ActionResult:
         """Snapshots of an instance's volumes, all of one instant. With or without the boot volume and others."""
         values, ec2 = plain(self.params), self.ec2_backend

@@ -18,6 +18,8 @@ MARKER: Final = struct.Struct("<QI")
 COMPRESSED: Final = 1 << 16
 MARKERS: Final = 1 << 17
 AT_END: Final = 0xFFFF_FFFF_FFFF_FFFF
+TAR_MAGIC: Final = slice(257, 262)
+TAR_SIZE: Final = slice(124, 136)
 END_OF_STREAM, GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER = range(4)
 
 
@@ -65,27 +67,32 @@ def read_header(path: Path) -> Header:
         return parse_header(source.read(SECTOR))
 
 
-def grains(path: Path) -> Iterator[Grain]:
-    """All grains in file order, without decompression. Raises :class:`VmdkError` at the first error in the file."""
-    size = path.stat().st_size
+def grains(path: Path, start: int = 0, length: int | None = None) -> Iterator[Grain]:
+    """All grains in file order, without decompression. Raises :class:`VmdkError` at the first error in the file.
+
+    :param start: where the disk begins in a file that holds more than it; ``length`` is the disk's then. Offsets are
+        from there.
+    """
+    size = length if length is not None else path.stat().st_size
     with path.open("rb") as source:
+        source.seek(start)
         header = parse_header(source.read(SECTOR))
         position = header.overhead
         while True:
             if position + SECTOR > size:
                 _check_end(header, position, size)
                 return
-            source.seek(position)
-            value, length = MARKER.unpack(source.read(MARKER.size))
-            if length:
-                grain = Grain(value * SECTOR, position + MARKER.size, length)
+            source.seek(start + position)
+            value, packed = MARKER.unpack(source.read(MARKER.size))
+            if packed:
+                grain = Grain(value * SECTOR, position + MARKER.size, packed)
                 _check_grain(header, grain, size)
                 yield grain
-                position = _align(grain.offset + length)
+                position = _align(grain.offset + packed)
             else:
                 kind = struct.unpack("<I", source.read(4))[0]
                 if kind == END_OF_STREAM:
-                    _check_footer(source, header, position)
+                    _check_footer(source, header, start, position)
                     return
                 if kind > FOOTER:
                     raise VmdkError(f"unknown marker {kind} at byte {position}")
@@ -111,18 +118,36 @@ def _check_end(header: Header, position: int, size: int) -> None:
         raise VmdkError("the file ends inside a grain")
 
 
-def _check_footer(source: BinaryIO, header: Header, end: int) -> None:
+def _check_footer(source: BinaryIO, header: Header, start: int, end: int) -> None:
     if header.directory is not None:
         return
-    source.seek(end - SECTOR)
+    source.seek(start + end - SECTOR)
     footer = parse_header(source.read(SECTOR))
     if footer.directory is None or footer.directory >= end or footer.capacity != header.capacity:
         raise VmdkError("the footer does not fit the header")
 
 
 def middle_grain(path: Path) -> Grain:
-    """The grain that a fault rule changes: the middle one, so that checks of the disk's ends don't find it."""
-    found = list(grains(path))
+    """The grain that a fault rule changes: the middle one, so that checks of the disk's ends don't find it. In an OVA,
+    of its first disk. ``offset`` is from the file's begin."""
+    start, length = _disk_in(path)
+    found = list(grains(path, start, length))
     if not found:
         raise VmdkError("there is no grain")
-    return found[len(found) // 2]
+    chosen = found[len(found) // 2]
+    return Grain(chosen.disk_offset, start + chosen.offset, chosen.size)
+
+
+def _disk_in(path: Path) -> tuple[int, int]:
+    """Where the disk is in a file that is one, or a tar file with one (an OVA)."""
+    size = path.stat().st_size
+    with path.open("rb") as source:
+        position = 0
+        while len(head := source.read(SECTOR)) == SECTOR and head[TAR_MAGIC] == b"ustar":
+            text = head[TAR_SIZE]
+            length = int.from_bytes(text[1:], "big") if text[0] & 0x80 else int(text.rstrip(b"\0 ") or b"0", 8)
+            if head[:100].rstrip(b"\0").endswith(b".vmdk"):
+                return position + SECTOR, length
+            position += SECTOR + _align(length)
+            source.seek(position)
+    return 0, size

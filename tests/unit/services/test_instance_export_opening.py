@@ -16,6 +16,7 @@ from wavelift.ledger import WaveRunState, events, exports, waves
 from wavelift.rules.conf import ExportConf
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.common.report import NOT_FINISHED
+from wavelift.services.common.reserve import NOT_MADE
 from wavelift.services.instance_export import opening, requests, upkeep
 from wavelift.services.instance_export.admit import has_arrived
 from wavelift.services.instance_export.report import raise_when_failed
@@ -209,7 +210,7 @@ def test_a_reservation_is_the_run_s_export_and_the_same_when_it_is_asked_again(w
 def test_a_reservation_whose_run_could_not_be_made_is_given_back(world: ExportWorld) -> None:
     requests.reserve(world.ledger, world.environment, CONF, world.ctx("a"))
     requests.give_back(world.ledger, DagRun(DAG, "a"), world.ctx("a"))
-    assert (world.known("a").state, world.known("a").error) == (ExportState.FAILED, requests.NOT_MADE)
+    assert (world.known("a").state, world.known("a").error) == (ExportState.FAILED, NOT_MADE)
     assert requests.made_before(world.ledger, DagRun(DAG, "a")) is None
     requests.give_back(world.ledger, DagRun(DAG, "nobody"), world.ctx("nobody"))
 

@@ -284,6 +284,20 @@ def test_what_made_nothing_and_whose_run_is_over_ends_at_once(exporting: Desk) -
     assert "nothing to cancel" in exporting.refused("POST", f"/exports/{known.id}/cancel", 409)["detail"]
 
 
+def test_what_is_cancelled_while_its_run_is_being_made_is_marked(
+    exporting: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow does not know the run yet: its `admit` will see the mark."""
+    known = one_export(exporting.ledger, times=None)
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise ApiError("no such run", status=404)
+
+    monkeypatch.setattr(exporting.airflow, "task_instances", unknown)
+    told = exporting.post(f"/exports/{known.id}/cancel")
+    assert (told["state"], told["stopped_tasks"]) == ("cancelling", [])
+
+
 @pytest.mark.parametrize("states", [(), (ExportState.COMPLETED,)])
 def test_vie_06_it_is_too_late_while_the_final_image_is_written(
     exporting: Desk, states: tuple[ExportState, ...]

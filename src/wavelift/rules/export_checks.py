@@ -93,7 +93,7 @@ def _place(facts: BucketFacts, part: Findings, *, region: str, account: str) -> 
     if not facts.owned:
         part.error(
             "bucket.account",
-            f"the bucket {facts.name} is not seen to belong to account {account}",
+            f"the bucket {facts.name} belongs to another account than {account}, or S3 does not tell whose it is",
             why="instances are exported only to a bucket of their own account",
             do="Choose another 'exports.name' in the environment",
             row="VIE-02",

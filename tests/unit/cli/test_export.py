@@ -204,7 +204,11 @@ def test_the_list_asks_for_the_last_seven_days_unless_told_otherwise(api: Export
     assert done.stdout.startswith("No instance exports match --environment lab --state active")
     asked = {name: values[0] for name, values in api.queries[-1].items()}
     assert asked == {
-        "environment": "lab", "state": "active", "instance": INSTANCE, "limit": "50", "offset": "3",
+        "environment": "lab",
+        "state": "active",
+        "instance": INSTANCE,
+        "limit": "50",
+        "offset": "3",
         "since": "2026-12-01T08:00:00+00:00",
     }
 

@@ -21,8 +21,8 @@ from wavelift.ledger import events, exports
 from wavelift.rules.export_flows import CHAIN
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.common.admit import RunRequest
+from wavelift.services.common.reserve import NOT_MADE
 from wavelift.services.instance_export.admit import admit
-from wavelift.services.instance_export.requests import NOT_MADE
 
 __all__ = ["desk"]
 

@@ -26,6 +26,7 @@ from wavelift.services.instance_export.begin import direct_key
 from wavelift.services.instance_export.messages import Removed
 from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note
+from wavelift.services.instance_export.tasks import SUBMITTING
 from wavelift.services.instance_export.waits import ForAWhile, ForTask
 from wavelift.services.instance_export.work import made_of, moment_of, plan_of, tag_of_run
 
@@ -110,7 +111,7 @@ def _tasks(api: InstanceExports, known: InstanceExport) -> list[ExportTask]:
 
 
 def _may_come(known: InstanceExport, ctx: RunContext) -> bool:
-    submitting = moment_of(known, "submitting")
+    submitting = moment_of(known, SUBMITTING)
     return not known.task_id and submitting is not None and ctx.clock.now() - submitting < YOUNG
 
 

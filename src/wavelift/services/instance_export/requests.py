@@ -15,11 +15,10 @@ from wavelift.rules.conf import ExportConf
 from wavelift.rules.environment import Environment
 from wavelift.rules.flows import EXPORT
 from wavelift.rules.instance_export import CANCELLABLE, ExportState
-from wavelift.services.common.reserve import CANCELLED
+from wavelift.services.common.reserve import CANCELLED, NOT_MADE
 from wavelift.services.instance_export.opening import asked_of, end_unmade, is_reserved, is_unmade, open_export
 from wavelift.services.instance_export.runs import place_of
 
-NOT_MADE: Final = "Its DAG run could not be made: nothing was begun"
 RECENT: Final = timedelta(days=7)
 """What lists show by default."""
 

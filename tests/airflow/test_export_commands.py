@@ -9,6 +9,7 @@ import pytest
 from tests.airflow.outward import BUCKET, ENVIRONMENT, Outward, exporting
 
 pytestmark = pytest.mark.airflow
+UNKNOWN: Final = "i-0123456789abcdef0"
 IN: Final = ("--environment", ENVIRONMENT)
 
 
@@ -25,6 +26,10 @@ def test_amp_10_the_command_sets_up_exports_and_cancels(world: Any) -> None:
         assert (checked.returncode, "1 error" in checked.stdout) == (1, True), checked.stdout
         checked = outward.cli("check", instance, *IN, "--may-reboot")
         assert (checked.returncode, "method instance" in checked.stdout) == (0, True), checked.stdout + checked.stderr
+
+        unknown = outward.cli("start", UNKNOWN, *IN)
+        assert (unknown.returncode, unknown.stdout.count("s3://")) == (1, 0)
+        assert UNKNOWN in unknown.stderr.splitlines()[-1]
 
         done = outward.cli("start", instance, *IN, "--may-reboot", "--prefix", "out/")
         assert done.returncode == 0, done.stderr

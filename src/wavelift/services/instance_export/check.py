@@ -116,6 +116,8 @@ def _plan(  # as above
 ) -> ExportPlan | None:
     if chosen.method is None or chosen.format is None or chosen.errors:
         return None
+    if chosen.method == "instance":  # AWS leaves out what was attached after the launch, and the person was told so
+        facts = facts.model_copy(update={"volumes": tuple(each for each in facts.volumes if each.launched)})
     return ExportPlan(
         export=export,
         place=place,

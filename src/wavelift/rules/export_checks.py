@@ -68,7 +68,7 @@ def check_bucket(
             "bucket.missing",
             f"the bucket {facts.name} does not exist",
             why="exported disks are stored there",
-            do=f"Make it: `wavelift export setup {environment}`, or mode setup of the DAG",
+            do=f"Make it: `wavelift export setup --environment {environment}`, or mode setup of the DAG",
             row="VIE-02",
         )
         return part.all
@@ -111,13 +111,13 @@ def _place(facts: BucketFacts, part: Findings, *, region: str, account: str) -> 
 def _acl(facts: BucketFacts, part: Findings, *, region: str, environment: str) -> None:
     """What could not be read was told as unknown."""
     other = "methods image and direct need no ACL"
+    grant = f"`wavelift export setup --environment {environment} --grant`"
     if facts.ownership and not facts.acls_enabled:
         part.error(
             "bucket.acls",
             f"ACLs are disabled on the bucket {facts.name} ({facts.ownership})",
             why="VM Import/Export writes as another account, which only an ACL lets in",
-            do=f"Set its object ownership to BucketOwnerPreferred, then `wavelift export setup {environment} --grant`; "
-            f"{other}",
+            do=f"Set its object ownership to BucketOwnerPreferred, then {grant}; {other}",
             row="VIE-02",
         )
         return
@@ -139,7 +139,7 @@ def _acl(facts: BucketFacts, part: Findings, *, region: str, environment: str) -
             "bucket.grants",
             f"the bucket {facts.name} does not grant {' and '.join(missing)} to {grantee}",
             why=f"VM Import/Export writes as this canonical id in {region}",
-            do=f"`wavelift export setup {environment} --grant` adds what is missing; {other}",
+            do=f"{grant} adds what is missing; {other}",
             row="VIE-02",
         )
 

@@ -356,7 +356,7 @@ def test_a_run_s_state(changes: dict[str, Any], words: str) -> None:
         ({"state": "checking", "percent": 0, "phase": "", "step": "check", "step_state": "queued"},
          "checking: check (queued)"),
         ({"state": "checking", "percent": 0, "phase": "", "step": "", "step_state": ""}, "checking"),
-        ({"state": "cancelling", "percent": 40, "phase": "it is cancelled"}, "cancelling: it is cancelled"),
+        ({"state": "cancelling", "percent": 40, "phase": "stops, and removes what it made"}, "cancelling: stops, and removes what it made"),
         ({"state": "failed"}, "failed"),
         ({"step": "begin", "step_state": "up_for_retry", "retry_at": "2026-12-01T13:02:01+00:00"},
          "begin: failed, tries again 2026-12-01 14:03"),

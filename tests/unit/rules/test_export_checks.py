@@ -21,7 +21,7 @@ from tests.unit.rules.export_samples import (
 )
 
 from wavelift.base.domain import Severity
-from wavelift.base.units import GIB
+from wavelift.base.units import GIB, TIB
 from wavelift.rules.export_accounts import export_account
 from wavelift.rules.export_causes import Wish
 from wavelift.rules.export_checks import check_bucket, check_instance, choose
@@ -201,13 +201,33 @@ def test_a_method_that_was_asked_for_is_taken_with_all_that_is_in_its_way(choice
     assert chosen.format == ("vmdk" if choice == "image" else "ova")
 
 
+def test_vie_03_only_by_name_method_instance_leaves_out_what_was_attached_after_launch() -> None:
+    facts = instance(volumes=(volume(), volume(2, launched=False, size=3 * TIB, encrypted=True)))
+    chosen = choose("instance", facts, bucket(), Wish())
+    assert chosen.errors == ()
+    (later,) = [each for each in chosen.findings if each.severity is W]
+    assert (later.code, later.what) == (
+        "export.later",
+        "attached after launch: vol-00000002 (/dev/sdb): left out of the export",
+    )
+    assert later.next_action == "Choose method image or direct: they take such volumes"
+    unasked = choose("auto", facts, bucket(), Wish())
+    assert unasked.method is None
+    codes = [each.code for each in unasked.errors if each.subject.endswith("method instance")]
+    assert codes == ["export.attached_later"], "no machine loses a disk unasked"
+
+
 @pytest.mark.parametrize("target", ["vmware", "citrix"])
-def test_no_method_leaves_a_volume_out(target: ExportTarget) -> None:
+def test_what_would_leave_a_volume_out_is_not_recommended(target: ExportTarget) -> None:
     facts = instance(volumes=(volume(), volume(2, launched=False)))
-    chosen = choose("instance", facts, bucket(), Wish(target=target))
-    (later,) = chosen.errors
-    assert (later.code, later.what) == ("export.attached_later", "attached after launch: vol-00000002 (/dev/sdb)")
-    assert later.next_action.startswith("Choose method direct; or: " if target == "vmware" else "Detach them before")
+    (disks,) = choose("image", facts, bucket(), Wish(target=target)).errors
+    assert disks.code == "export.disks"
+    assert disks.next_action == ("Choose method direct" if target == "vmware" else "No method can export it as it is")
+
+
+def test_by_name_method_instance_exports_no_machine_without_its_boot_volume() -> None:
+    chosen = choose("instance", instance(volumes=(volume(launched=False), volume(2))), bucket(), Wish())
+    assert [each.code for each in chosen.errors] == ["export.attached_later"]
 
 
 def test_the_advice_of_a_method_asked_for_by_name_is_by_the_default_of_the_others() -> None:

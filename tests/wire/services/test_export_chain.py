@@ -172,6 +172,23 @@ def test_vie_01_aws_exports_an_instance_of_one_disk(lab: Lab) -> None:
     )
 
 
+def test_vie_03_who_names_the_method_leaves_out_what_was_attached_later(lab: Lab) -> None:
+    """AWS leaves it out; that it is missing in the object is then no fault of the object."""
+    one, ec2 = lab.instance(), lab.sim.client("ec2")
+    zone = ec2.describe_instances(InstanceIds=[one])["Reservations"][0]["Instances"][0]["Placement"]["AvailabilityZone"]
+    later = ec2.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
+    ec2.attach_volume(VolumeId=later, InstanceId=one, Device="/dev/sdh")
+    try:
+        made = lab.chain.whole(instance=one, method="instance", may_reboot=True)
+        assert made.state == "completed", made.error
+        assert "export.later" in [finding.code for finding in made.findings]
+        plan = lab.chain.known().plan or {}
+        assert [volume["volume_id"] == later for volume in plan["instance"]["volumes"]] == [False]
+    finally:
+        ec2.detach_volume(VolumeId=later)
+        ec2.delete_volume(VolumeId=later)
+
+
 def test_amp_10_an_image_is_made_exported_and_removed(lab: Lab) -> None:
     one = lab.instance()
     made = lab.chain.whole(instance=one, method="image", format="vmdk")

@@ -88,7 +88,7 @@ def _without_result(
     api = InstanceExports(access)
     tasks = _tasks(api, known)
     if not tasks and _may_come(known, ctx):
-        return ForAWhile("AWS may show a task whose submission had no answer")
+        return ForAWhile("waits whether AWS shows a task: the answer to its submission was lost")
     for task in tasks:
         waits = None if task.finished else _ended(api, task)
         if waits is not None:

@@ -112,7 +112,11 @@ def cancel(ledger: Ledger, id: str, *, by: str, clock: Clock, over: bool, commit
             return exports.apply(tx, known, "cancelled", at=now, by=by, **columns)
         if known.cancel_requested:
             return known
-        columns = {"state": ExportState.CANCELLING, "cancel_requested": True, "phase": "it is cancelled"}
+        columns = {
+            "state": ExportState.CANCELLING,
+            "cancel_requested": True,
+            "phase": "stops, and removes what it made",
+        }
         return exports.note_time(tx, known, "cancel_requested", at=now, by=by, **columns)
 
 

@@ -55,7 +55,7 @@ EARLY_FOR: Final = {
     "test_specs",
     "test_browser",
     "test_export_browser",
-    "test_export_world",
+    "test_export_commands",
 }
 TEST_SECONDS: Final = 1800
 """A run that takes seconds on idle cores takes minutes beside four others."""

@@ -15,7 +15,10 @@ from tests.airflow.world import World
 
 ENVIRONMENT: Final = "outward"
 DAG: Final = f"instance_export.{ENVIRONMENT}"
-BUCKET: Final = "export-to-s3-pages-eu-central-1"
+NAME: Final = "tests"
+"""Of all environments of the account and region."""
+BUCKET: Final = f"export-to-s3-{NAME}-eu-central-1"
+PREFIX: Final = f"{ENVIRONMENT}/"
 COMMAND_SECONDS: Final = 600
 
 
@@ -32,8 +35,9 @@ class Outward:
         return dict(self.world.airflow.client("op").call("GET", f"/wavelift{path}"))
 
     def objects(self) -> list[str]:
-        """Of the objects in the bucket."""
-        return [one["Key"] for one in self.world.aws.client("s3").list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+        """Keys of this environment's objects."""
+        found = self.world.aws.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=PREFIX)
+        return [one["Key"] for one in found.get("Contents", [])]
 
     def cli(self, *arguments: str, user: str = "op") -> subprocess.CompletedProcess[str]:
         """``wavelift export ARGUMENTS`` of this user."""
@@ -52,9 +56,11 @@ class Outward:
 
 @contextmanager
 def exporting(world: World) -> Iterator[Outward]:
-    """The environment is there until the end; then its bucket goes with all that lies in it."""
+    """The environment is there until the end; then its objects go, and the bucket if it was not there before."""
+    there = BUCKET in world.aws.state()["buckets"]
+    exports = {"name": NAME, "prefix": PREFIX}
     file = world.dags / "environments" / f"{ENVIRONMENT}.yaml"
-    file.write_text(environment_text(world.stage, ENVIRONMENT, ["default"], exports={"name": "pages"}))
+    file.write_text(environment_text(world.stage, ENVIRONMENT, ["default"], exports=exports))
     world.airflow.wait_for_dag(DAG)
     made = Outward(world)
     yield made
@@ -62,4 +68,5 @@ def exporting(world: World) -> Iterator[Outward]:
     s3 = world.aws.client("s3")
     for key in made.objects():
         s3.delete_object(Bucket=BUCKET, Key=key)
-    s3.delete_bucket(Bucket=BUCKET)
+    if not there:
+        s3.delete_bucket(Bucket=BUCKET)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.airflow.outward import BUCKET, DAG, ENVIRONMENT, exporting
+from tests.airflow.outward import BUCKET, DAG, ENVIRONMENT, PREFIX, exporting
 from tests.airflow.test_browser import choose, log_in, options, page
 from tests.airflow.test_hcx_browser import opened, triggered
 
@@ -51,8 +51,8 @@ def test_amp_10_an_instance_is_exported_from_the_form_and_the_report_names_its_o
         run.ends("success")
         (row,) = outward.get(f"/exports?environment={ENVIRONMENT}")["exports"]
         assert (row["state"], row["instance_id"], row["requested_by"]) == ("completed", outward.instance, "admin")
-        assert (row["may_reboot"], row["prefix"], row["note"]) == (True, "shown/", "for the people in hall B")
-        assert row["location"].startswith(f"s3://{BUCKET}/shown/export-i-")
+        assert (row["may_reboot"], row["prefix"], row["note"]) == (True, f"{PREFIX}shown/", "for the people in hall B")
+        assert row["location"].startswith(f"s3://{BUCKET}/{PREFIX}shown/export-i-")
         page.goto(f"{url}/tasks/report")
         expect(page.locator("body")).to_contain_text(f"{row['instance_id']} completed {row['location']}")
         page.screenshot(path=tmp_path / "report.png")

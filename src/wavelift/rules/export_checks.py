@@ -93,7 +93,7 @@ def _place(facts: BucketFacts, part: Findings, *, region: str, account: str) -> 
     if not facts.owned:
         part.error(
             "bucket.account",
-            f"the bucket {facts.name} belongs to another account than {account}, or S3 does not tell whose it is",
+            f"the bucket {facts.name} is not seen to belong to account {account}",
             why="instances are exported only to a bucket of their own account",
             do="Choose another 'exports.name' in the environment",
             row="VIE-02",
@@ -111,13 +111,13 @@ def _place(facts: BucketFacts, part: Findings, *, region: str, account: str) -> 
 def _acl(facts: BucketFacts, part: Findings, *, region: str, environment: str) -> None:
     """What could not be read was told as unknown."""
     other = "methods image and direct need no ACL"
+    grant = f"`wavelift export setup --environment {environment} --grant`"
     if facts.ownership and not facts.acls_enabled:
         part.error(
             "bucket.acls",
             f"ACLs are disabled on the bucket {facts.name} ({facts.ownership})",
             why="VM Import/Export writes as another account, which only an ACL lets in",
-            do="Set its object ownership to BucketOwnerPreferred, then "
-            f"`wavelift export setup --environment {environment} --grant`; {other}",
+            do=f"Set its object ownership to BucketOwnerPreferred, then {grant}; {other}",
             row="VIE-02",
         )
         return
@@ -139,7 +139,7 @@ def _acl(facts: BucketFacts, part: Findings, *, region: str, environment: str) -
             "bucket.grants",
             f"the bucket {facts.name} does not grant {' and '.join(missing)} to {grantee}",
             why=f"VM Import/Export writes as this canonical id in {region}",
-            do=f"`wavelift export setup --environment {environment} --grant` adds what is missing; {other}",
+            do=f"{grant} adds what is missing; {other}",
             row="VIE-02",
         )
 
@@ -167,13 +167,9 @@ def _encryption(facts: BucketFacts, method: ExportMethod, part: Findings) -> Non
         )
 
 
-def check_instance(facts: InstanceFacts, method: ExportMethod, wish: Wish, *, named: bool = False) -> list[Finding]:
-    """The findings of one method about the instance. An error names the other methods that have none.
-
-    :param named: a person chose the method by name: ``instance`` may leave out what was attached after launch. No other
-        method's error recommends it then.
-    """
-    found = {each: causes(facts, Asked(each, wish, named=named and each == method)).all for each in METHODS}
+def check_instance(facts: InstanceFacts, method: ExportMethod, wish: Wish) -> list[Finding]:
+    """The findings of one method about the instance. An error names the other methods that have none."""
+    found = {each: causes(facts, Asked(each, wish)).all for each in METHODS}
     others = [each for each in METHODS if each != method and not _errors(found[each])]
     return [_advised(finding, others) for finding in found[method]]
 
@@ -189,16 +185,15 @@ def _advised(finding: Finding, others: Sequence[ExportMethod]) -> Finding:
 def choose(choice: MethodChoice, facts: InstanceFacts, bucket: BucketFacts, wish: Wish) -> MethodChosen:
     """The method of an export: the one that was asked for, or with ``auto`` the first that no error forbids.
 
-    ``auto`` asks for the target's own format, an OVA or a VHD, if no format is asked for, and it leaves no volume out.
+    ``auto`` asks for the target's own format, an OVA or a VHD, if no format is asked for.
     """
-    named = choice != "auto"
     wanted = wish.format or default_format(choice, wish.target)
-    asked = wish if named else replace(wish, format=wanted)
+    asked = replace(wish, format=wanted) if choice == "auto" else wish
 
     def of(method: ExportMethod) -> tuple[Finding, ...]:
         region, account, environment = facts.region, wish.account or facts.caller, wish.environment
         in_bucket = check_bucket(bucket, method, region=region, account=account, environment=environment)
-        return (*in_bucket, *check_instance(facts, method, asked, named=named))
+        return (*in_bucket, *check_instance(facts, method, asked))
 
     if choice != "auto":
         return MethodChosen(method=choice, format=wanted, why="it was asked for", findings=of(choice))

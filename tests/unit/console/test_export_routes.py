@@ -249,6 +249,20 @@ def test_details_tell_what_was_seen_chosen_made_and_found(exporting: Desk) -> No
     assert found["step"] == "", "of an ended one Airflow is not asked"
 
 
+def test_the_audit_trail_of_an_export_is_told_to_who_may_read_it(
+    exporting: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = to(exporting.ledger, one_export(exporting.ledger), ExportState.CHECKING)
+    told = exporting.get(f"/events/{known.id}")["events"]
+    assert [(each["action"], each["actor"]) for each in told] == [
+        ("instance_export.queued", "ana"),
+        ("instance_export.checking", "ana"),
+    ]
+    monkeypatch.setattr(exporting.rights, "read", False)
+    exporting.refused("GET", f"/events/{known.id}", 403)
+    assert "instance export (exp-…)" in exporting.refused("GET", "/events/xyz-1", 422)["detail"]
+
+
 # Cancelling
 
 

@@ -25,7 +25,7 @@ from wavelift.services.instance_export.opening import asked_of
 from wavelift.services.instance_export.runs import known_of, of_this_run, prefix_of, require_going
 from wavelift.services.instance_export.work import made_of, plan_of
 
-_QUEUED: Final = {"state": ExportState.QUEUED, "phase": "checked; a slot comes next"}
+_QUEUED: Final = {"state": ExportState.QUEUED, "phase": "it is checked"}
 
 
 def check(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext) -> tuple[str, CheckedExport]:
@@ -46,7 +46,7 @@ def check(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext
     if made_of(known).method:  # this task was cleared alone: what was made follows the plan that stands
         return conf.mode, _standing(known, place, ctx)
     if known.state is not ExportState.CHECKING:
-        known = _write(ledger, known, "checking", ctx, state=ExportState.CHECKING, phase="looks at bucket and instance")
+        known = _write(ledger, known, "checking", ctx, state=ExportState.CHECKING, phase="bucket and instance")
     prefix = prefix_of(spec.environment, conf)
     checked = _judged(access, place, conf, known.instance_id, prefix, known.id, ctx)
     _write(ledger, known, "checked", ctx, **_columns(checked), **({} if checked.refused else _QUEUED))
@@ -116,7 +116,7 @@ def _plan(  # as above
 ) -> ExportPlan | None:
     if chosen.method is None or chosen.format is None or chosen.errors:
         return None
-    if chosen.method == "instance":  # AWS leaves out what was attached after the launch, and a finding said so
+    if chosen.method == "instance":  # AWS leaves out what was attached after the launch, and the person was told so
         facts = facts.model_copy(update={"volumes": tuple(each for each in facts.volumes if each.launched)})
     return ExportPlan(
         export=export,

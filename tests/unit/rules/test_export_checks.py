@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
@@ -25,10 +26,18 @@ from wavelift.base.units import GIB, TIB
 from wavelift.rules.export_accounts import export_account
 from wavelift.rules.export_causes import Wish
 from wavelift.rules.export_checks import check_bucket, check_instance, choose
-from wavelift.rules.export_facts import METHODS, BucketFacts, ExportMethod, ExportTarget, GrantFacts, MethodChoice
+from wavelift.rules.export_facts import (
+    METHODS,
+    BucketFacts,
+    DenialFacts,
+    ExportMethod,
+    ExportTarget,
+    GrantFacts,
+    MethodChoice,
+)
 
 pytestmark = pytest.mark.unit
-E, W = Severity.ERROR, Severity.WARNING
+E, W, N = Severity.ERROR, Severity.WARNING, Severity.INFO
 ENFORCED: Final = {"ownership": "BucketOwnerEnforced", "grants": grants()}
 
 
@@ -93,6 +102,78 @@ def test_the_missing_grants_and_rights_are_named() -> None:
         bucket(unknown=("s3:GetBucketAcl is missing",)), "direct", region=REGION, account=ACCOUNT, environment="prod"
     )
     assert "s3:GetBucketAcl is missing" in found.what
+
+
+ROOT: Final = "arn:aws:iam::210987654321:root"
+
+
+def of_policy(*permissions: str, grantee: str = "") -> tuple[GrantFacts, ...]:
+    """The ACL has the owner alone."""
+    who = grantee or export_account(REGION)
+    return (*grants(), *(GrantFacts(grantee=who, permission=each, by="policy") for each in permissions))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected", "words"),
+    [
+        (
+            {"grants": of_policy("READ_ACP", "WRITE")},
+            {"bucket.policy": N},
+            "and not its ACL, grants READ_ACP and WRITE",
+        ),
+        (
+            {"grants": (*grants("WRITE"), *of_policy("READ_ACP")[1:])},
+            {"bucket.policy": N},
+            "and not its ACL, grants READ_ACP to",
+        ),
+        ({"grants": of_policy("READ_ACP")}, {"bucket.policy": N, "bucket.grants": E}, "grants READ_ACP to"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee=ROOT)}, {"bucket.grants": W}, f"grants that to {ROOT}"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee="210987654321")}, {"bucket.grants": W}, "to 210987654321"),
+        ({"grants": of_policy("WRITE", grantee=ROOT)}, {"bucket.grants": E}, "does not grant"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee=ACCOUNT)}, {"bucket.grants": E}, "does not grant"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee="*")}, {"bucket.grants": E}, "does not grant"),
+        (
+            {"grants": of_policy("READ_ACP", "WRITE", grantee=f"{ROOT[:-5]}:role/x")},
+            {"bucket.grants": E},
+            "does not grant",
+        ),
+        ({**ENFORCED, "grants": of_policy("READ_ACP", "WRITE")}, {"bucket.acls": E}, "ACLs are disabled"),
+        # The ACL could not be read: what else grants nothing is no sign that it does not.
+        (
+            {"grants": of_policy("WRITE", grantee=ROOT)[1:], "unknown": ("s3:GetBucketAcl is missing",)},
+            {"bucket.unknown": W},
+            "s3:GetBucketAcl is missing",
+        ),
+    ],
+)
+def test_vie_02_a_policy_may_grant_what_the_acl_does_not(
+    facts: dict[str, Any], expected: dict[str, Severity], words: str
+) -> None:
+    assert told(bucket(**facts), "instance") == expected
+    found = check_bucket(bucket(**facts), "instance", region=REGION, account=ACCOUNT, environment="prod")
+    assert words in found[0].what
+    assert {code for method in ("image", "direct") for code in told(bucket(**facts), method)} <= {"bucket.unknown"}
+
+
+@pytest.mark.parametrize(
+    ("denial", "hit"),
+    [
+        ({"grantees": ("*",)}, True),
+        ({"grantees": (export_account(REGION),)}, True),
+        ({"grantees": (ACCOUNT, export_account("af-south-1"))}, False),
+        ({"grantees": ("*",), "excepted": (ACCOUNT,)}, True),
+        ({"grantees": ("*",), "excepted": (export_account(REGION),)}, False),
+        ({"grantees": ("*",), "conditional": True}, True),
+    ],
+)
+def test_vie_02_a_deny_of_the_policy_is_a_warning_if_it_hits_vm_export(denial: dict[str, Any], hit: bool) -> None:
+    facts = bucket(denials=(DenialFacts(statement="Perimeter", actions=("s3:PutObject",), **denial),))
+    assert told(facts, "instance") == ({"bucket.denied": W} if hit else {})
+    assert told(facts, "direct") == {}
+    if hit:
+        (found,) = check_bucket(facts, "instance", region=REGION, account=ACCOUNT, environment="prod")
+        conditional = ", conditional" if denial.get("conditional") else ""
+        assert f"statement Perimeter (s3:PutObject{conditional})" in found.what
 
 
 @pytest.mark.parametrize("region", ["af-south-1", "cn-north-1", "us-gov-west-1", "us-east-1"])
@@ -177,6 +258,59 @@ def test_auto_takes_the_first_method_that_no_error_forbids_and_says_why(
     assert (chosen.method, chosen.format) == expected
     assert why in chosen.why
     assert chosen.errors == ()
+
+
+@dataclass(frozen=True)
+class Service:
+    """The service role, as the adapter tells of it."""
+
+    name: str = "vmimport"
+    exists: bool = True
+    trust_problem: str = ""
+    missing_actions: tuple[str, ...] = ()
+    missing_on_staging_key: tuple[str, ...] = ()
+    unknown: str = ""
+
+
+@pytest.mark.parametrize(
+    ("role", "severity", "words"),
+    [
+        (Service(), None, ""),
+        (Service(exists=False), E, "the service role vmimport does not exist"),
+        (Service(trust_problem="vmie is not trusted"), E, "can't be assumed by VM Import/Export: vmie is not trusted"),
+        (Service(missing_actions=("s3:PutObject", "s3:GetBucketAcl")), E, "lacks s3:PutObject, s3:GetBucketAcl"),
+        (
+            Service(trust_problem="vmie is not trusted", missing_actions=("s3:PutObject",)),
+            E,
+            "vmie is not trusted, and lacks s3:PutObject",
+        ),
+        (Service(exists=False, unknown="iam:GetRole is missing"), W, "can't be checked: iam:GetRole is missing"),
+    ],
+)
+def test_the_service_role_is_in_the_way_of_method_image_alone(
+    role: Service, severity: Severity | None, words: str
+) -> None:
+    for method in METHODS:
+        found = [
+            each for each in choose(method, instance(), bucket(), Wish(), role).findings if each.code == "export.role"
+        ]
+        assert [each.severity for each in found] == ([severity] if severity and method == "image" else [])
+        for each in found:
+            assert words in each.what
+            assert "`wavelift iam " in each.next_action
+            assert f"--exports {bucket().name}`" in each.next_action
+            assert each.why
+
+
+def test_auto_takes_no_image_that_the_service_role_can_t_write_and_goes_on_where_that_is_not_known() -> None:
+    facts, wish = instance(nics=NICS), Wish(target="citrix")
+    assert choose("auto", facts, bucket(), wish, Service(unknown="iam:GetRole is missing")).method == "image"
+    refused = choose("auto", facts, bucket(), wish, Service(exists=False))
+    assert refused.method is None
+    assert "method image: the service role vmimport does not exist" in {each.what for each in refused.errors}
+    raw = Wish(format="vmdk")
+    assert choose("auto", facts, bucket(), raw, Service()).method == "image"
+    assert choose("auto", facts, bucket(), raw, Service(exists=False)).method is None
 
 
 def test_vie_03_what_no_method_exports_is_told_once_and_the_rest_by_method() -> None:

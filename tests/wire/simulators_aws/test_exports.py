@@ -357,6 +357,48 @@ def test_the_bucket_must_let_vm_export_write(desk: Desk) -> None:
     assert desk.finished(desk.export(one)["ExportTaskId"])["State"] == "completed"
 
 
+def _policy(*statements: dict[str, Any], **changes: Any) -> str:
+    """As the user guide prepares a bucket."""
+    allow = {"Effect": "Allow", "Principal": {"CanonicalUser": EXPORTER}, **changes}
+    whole = [
+        {**allow, "Action": "s3:GetBucketAcl", "Resource": f"arn:aws:s3:::{BUCKET}"},
+        {**allow, "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{BUCKET}/*"},
+    ]
+    return json.dumps({"Version": "2012-10-17", "Statement": [*statements, *whole]})
+
+
+def test_a_bucket_policy_may_grant_in_place_of_the_acl(desk: Desk) -> None:
+    one, call = desk.instance(), desk.ec2.create_instance_export_task
+    desk.s3.put_bucket_acl(Bucket=BUCKET, ACL="private")
+    for policy in (
+        _policy(Principal={"CanonicalUser": MILAN}),
+        _policy(Condition={"StringEquals": {"aws:SourceAccount": "210987654321"}}),
+        _policy().replace("s3:PutObject", "s3:GetObject"),
+        _policy().replace("s3:GetBucketAcl", "s3:GetBucketLocation"),
+        _policy().replace(f"{BUCKET}/*", f"{BUCKET}/other/*"),
+    ):
+        desk.s3.put_bucket_policy(Bucket=BUCKET, Policy=policy)
+        desk.refused("AuthFailure", call, **desk.request(one))
+    unknown = _policy(Principal={"CanonicalUser": "0" * 64})
+    desk.refused("MalformedPolicy", desk.s3.put_bucket_policy, Bucket=BUCKET, Policy=unknown)
+    deny = {"Effect": "Deny", "Principal": {"CanonicalUser": EXPORTER}, "Action": "s3:*"}
+    deny["Resource"] = f"arn:aws:s3:::{BUCKET}/*"
+    desk.s3.put_bucket_policy(Bucket=BUCKET, Policy=_policy(deny))
+    desk.refused("AccessDenied", call, **desk.request(one))
+    desk.s3.put_bucket_policy(Bucket=BUCKET, Policy=_policy())
+    assert desk.finished(desk.export(one)["ExportTaskId"])["State"] == "completed"
+    rule = desk.hold_at("uploading", one)
+    made = desk.export(one)["ExportTaskId"]
+    assert desk.reached("uploading", made)
+    desk.s3.delete_bucket_policy(Bucket=BUCKET)
+    desk.sim.clear_rules(rule)
+    assert "must have WRITE" in desk.finished(made)["StatusMessage"]
+    desk.s3.put_bucket_policy(Bucket=BUCKET, Policy=_policy())
+    enforced = {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    desk.s3.put_bucket_ownership_controls(Bucket=BUCKET, OwnershipControls=enforced)
+    desk.refused("AuthFailure", call, **desk.request(one))
+
+
 @pytest.mark.parametrize("phase", ["converting", "uploading", "finishing"])
 def test_grants_that_are_taken_away_after_the_check_fail_the_task(desk: Desk, phase: str) -> None:
     one = desk.instance()

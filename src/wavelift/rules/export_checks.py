@@ -121,8 +121,8 @@ def _acl(facts: BucketFacts, part: Findings, *, region: str, account: str, envir
             "bucket.acls",
             f"ACLs are disabled on the bucket {facts.name} ({facts.ownership})",
             why="VM Import/Export writes as another account, which only an ACL lets in",
-            do=f"Set its object ownership to BucketOwnerPreferred, then `wavelift export setup --environment {environment} --grant`; "
-            f"{other}",
+            do="Set its object ownership to BucketOwnerPreferred, then "
+            f"`wavelift export setup --environment {environment} --grant`; {other}",
             row="VIE-02",
         )
         return

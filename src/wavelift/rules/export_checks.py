@@ -116,13 +116,13 @@ def _place(facts: BucketFacts, part: Findings, *, region: str, account: str) -> 
 def _acl(facts: BucketFacts, part: Findings, *, region: str, account: str, environment: str) -> None:
     """Whom ACL and policy let in. What could not be read was told as unknown."""
     other = "methods image and direct need no ACL"
-    command = f"`wavelift export setup --environment {environment} --grant`"
     if facts.ownership and not facts.acls_enabled:
         part.error(
             "bucket.acls",
             f"ACLs are disabled on the bucket {facts.name} ({facts.ownership})",
             why="VM Import/Export writes as another account, which only an ACL lets in",
-            do=f"Set its object ownership to BucketOwnerPreferred, then {command}; {other}",
+            do="Set its object ownership to BucketOwnerPreferred, then "
+            f"`wavelift export setup --environment {environment} --grant`; {other}",
             row="VIE-02",
         )
         return
@@ -157,7 +157,7 @@ def _acl(facts: BucketFacts, part: Findings, *, region: str, account: str, envir
             f"whether the bucket {facts.name} grants {' and '.join(missing)} to {grantee} can't be seen: its policy "
             f"grants that to {listed(sorted(elsewhere))}",
             why="S3 may show a canonical id as the account that it is of, and which account this is nobody tells",
-            do=f"{command} grants it by the ACL; {other}",
+            do=f"`wavelift export setup --environment {environment} --grant` grants it by the ACL; {other}",
             row="VIE-02",
         )
     elif not facts.unknown or any(grant.by == "acl" for grant in facts.grants):
@@ -165,7 +165,7 @@ def _acl(facts: BucketFacts, part: Findings, *, region: str, account: str, envir
             "bucket.grants",
             f"the bucket {facts.name} does not grant {' and '.join(missing)} to {grantee}",
             why=f"VM Import/Export writes as this canonical id in {region}",
-            do=f"{command} adds what is missing; {other}",
+            do=f"`wavelift export setup --environment {environment} --grant` adds what is missing; {other}",
             row="VIE-02",
         )
 
@@ -283,8 +283,8 @@ def choose(
 
     :param role: the service role, which method ``image`` alone needs. None: it was not looked at.
     """
-    wanted = wish.format or default_format(choice, wish.target)
     named = choice != "auto"
+    wanted = wish.format or default_format(choice, wish.target)
     asked = wish if named else replace(wish, format=wanted)
 
     def of(method: ExportMethod) -> tuple[Finding, ...]:

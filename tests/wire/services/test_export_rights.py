@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from tests.eventually import eventually
 
+from wavelift.adapters.aws.checks import AccountChecks
 from wavelift.adapters.aws.export_bucket import ExportBuckets
 from wavelift.adapters.aws.export_instance import ExportInstances
 from wavelift.adapters.aws.export_sources import ExportSources, SnapshotsRequest, image_name
@@ -43,14 +44,18 @@ def printed(lab: ExportLab) -> Iterator[set[tuple[str, str]]]:
     ExportBuckets(admin, ACCOUNT).grant(lab.bucket, export_account(lab.sim.region))
     role = f"arn:aws:iam::{ACCOUNT}:role/vmimport"
     staging = Staging("staging", exports=lab.bucket)
-    of_role = {"RoleName": "vmimport", "PolicyName": "exports"}
-    lab.sim.client("iam").put_role_policy(**of_role, PolicyDocument=json.dumps(role_policy(staging)))
+    of_role, iam = {"RoleName": "vmimport", "PolicyName": "exports"}, lab.sim.client("iam")
+    iam.put_role_policy(**of_role, PolicyDocument=json.dumps(role_policy(staging)))
+    managed = iam.create_policy(PolicyName="managed", PolicyDocument=json.dumps(role_policy(staging)))["Policy"]["Arn"]
+    iam.attach_role_policy(RoleName="vmimport", PolicyArn=managed)
     document = identity_policy("caller", staging, role_arn=role, features=["export"])
     lab.access = lab.sim_access(lab.sim.hold(HELD, [document]))
     yield {(one["Sid"], action) for one in document["Statement"] for action in one["Action"]}
     lab.access = admin
     lab.sim.let_go()
-    lab.sim.client("iam").delete_role_policy(**of_role)
+    iam.delete_role_policy(**of_role)
+    iam.detach_role_policy(RoleName="vmimport", PolicyArn=managed)
+    iam.delete_policy(PolicyArn=managed)
     found = s3.list_object_versions(Bucket=lab.bucket)
     for one in (*found.get("Versions", ()), *found.get("DeleteMarkers", ())):
         s3.delete_object(Bucket=lab.bucket, Key=one["Key"], VersionId=one["VersionId"])
@@ -62,6 +67,8 @@ def test_sms_13_exports_have_the_rights_that_they_use_and_no_others(
     facts = ExportInstances(lab.access).facts(lab.instance, now=SystemClock().now())
     assert [one.volume_id for one in facts.volumes] == list(lab.volumes)
     assert ExportBuckets(lab.access, ACCOUNT).facts(lab.bucket).unknown == ()
+    role = AccountChecks(lab.access).role("vmimport", bucket=lab.bucket, exports=lab.bucket)
+    assert (role.exists, role.trust_problem, role.missing_actions, role.unknown) == (True, "", (), "")
     _direct(lab)
     _by_aws(lab)
     held = lab.sim.held()[HELD]

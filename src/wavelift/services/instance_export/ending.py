@@ -117,7 +117,7 @@ def _to_come(known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
     """What AWS may show only now, of a call whose answer got lost."""
     asked = moment_of(known, ASKING)
     young = asked is not None and ctx.clock.now() - asked < YOUNG
-    return ForAWhile("AWS may show what it was asked for, and gave no answer to") if young else None
+    return ForAWhile("waits whether AWS shows what it was asked for: its answer was lost") if young else None
 
 
 def _pending(access: AwsAccess, known: InstanceExport) -> ForImage | None:

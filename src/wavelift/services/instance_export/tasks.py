@@ -75,13 +75,13 @@ def _followed(work: Work, api: InstanceExports) -> ExportOrder | ForTask | ForAW
     key = task.object_key(plan.format)
     if task.state is TaskState.COMPLETED:
         if work.known.state is not ExportState.VERIFYING:
-            words = "the object stands in S3; it is opened"
+            words = "the object stands in S3, and is being opened"
             work.write("exported", state=ExportState.VERIFYING, object_key=key, phase=words, percent=100)
         return work.order(key, instant=moment_of(work.known, "begun"))
     failure = task.failure(instance=plan.instance.instance_id, export=work.known.id)
     if failure.retryable:  # the next try submits another task
         made = {"submission": work.made.submission + 1, "unseen": 0}
-        work.write("task_failed", made=made, task_id="", phase="AWS failed inside; it is tried again")
+        work.write("task_failed", made=made, task_id="", phase="AWS failed inside; it tries again")
     raise failure
 
 

@@ -9,17 +9,22 @@ from typing import Any, Final
 import pytest
 import yaml
 from tests.airflow.inprocess import Done, Lab, before
+from tests.contexts import HandClock, run_context
 from tests.ledgers import within
 from tests.wire.aws.exporting import launched
 from tests.wire.aws.proving import bare_image
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import exports
 from wavelift.ledger.export_records import InstanceExport
 from wavelift.operators.control.export import RecordExportOperator
+from wavelift.rules.conf import ExportConf
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.instance_export import requests
+from wavelift.services.instance_export.opening import TOO_LATE
+from wavelift.specs import exporting_environment
 
 pytestmark = pytest.mark.airflow
 
@@ -50,8 +55,6 @@ class WayOut:
         return self.lab.run(DAG, conf, file=FILE)
 
     def known(self, done: Done) -> InstanceExport:
-        from wavelift.base.run import DagRun
-
         found = within(self.lab.ledger.read(), exports.of_dag_run, DagRun(DAG, done.run_id))
         assert found is not None
         return found
@@ -132,8 +135,6 @@ def test_vie_06_cancelled_before_its_object_is_recorded_nothing_is_left(wayout: 
     asked: list[InstanceExport] = []
 
     def cancel() -> None:
-        from wavelift.base.run import SystemClock
-
         [known] = within(wayout.lab.ledger.read(), exports.everything_open)
         if not asked:
             asked.append(requests.cancel(wayout.lab.ledger, known.id, by="ben", clock=SystemClock(), over=False))
@@ -156,3 +157,18 @@ def test_what_is_no_instance_and_what_nobody_knows_is_refused_in_words(wayout: W
     done = wayout.run(instance="i-0123456789abcdef0").ends("failed")
     assert "i-0123456789abcdef0" in done.words("check")
     assert wayout.known(done).state is ExportState.FAILED
+
+
+def test_vie_06_the_upkeep_ends_an_export_whose_run_never_came(wayout: WayOut) -> None:
+    clock = HandClock()  # long ago
+    run = DagRun(DAG, "nobody_made_it")
+    ctx = run_context(run, requester="admin", clock=clock)
+    where = exporting_environment(ENVIRONMENT, wayout.lab.dags / "environments")
+    conf = ExportConf(instance="i-0123456789abcdef7")
+    known = requests.reserve(wayout.lab.ledger, where, conf, ctx)
+    assert known is not None
+    done = wayout.lab.run("cutover_upkeep", file="catalog.py").ends("success")
+    [line] = done.xcom("exports")["ended"]
+    assert known.id in line
+    ended = within(wayout.lab.ledger.read(), exports.get, known.id)
+    assert (ended.state, ended.error) == (ExportState.FAILED, TOO_LATE)

@@ -78,7 +78,7 @@ def _intend(
     if full is not None:
         return full
     made = {"attempt": attempt_of(known), "method": plan.method}
-    phase = f"method {plan.method} begins"
+    phase = f"begins, by method {plan.method}"
     Work(ledger, access, known, ctx).write(
         "begun", made=made, state=ExportState.ACTIVE, plan=plan.dump(), method=plan.method, phase=phase, percent=0
     )
@@ -134,15 +134,16 @@ def _made_image(work: Work) -> ForImage | None:
     """The temporary image is there, or what must be waited for."""
     sources, plan = ExportSources(work.access), work.plan
     if not work.made.image_id:
-        image = sources.make_image(
-            plan.instance.instance_id,
-            image_name(run_of(plan.export), work.made.attempt),
-            reboot=plan.may_reboot,
-            tags=work.tags,
-            description=f"export {plan.export}",
-        )
+        with work.asking():
+            image = sources.make_image(
+                plan.instance.instance_id,
+                image_name(run_of(plan.export), work.made.attempt),
+                reboot=plan.may_reboot,
+                tags=work.tags,
+                description=f"export {plan.export}",
+            )
         phase = f"AWS makes the image {image.image_id}"
-        work.write("image_begun", made={"image_id": image.image_id}, phase=phase)
+        work.write("image_begun", answered=True, made={"image_id": image.image_id}, phase=phase)
     image = sources.image(work.made.image_id)  # it fails here if AWS could not make it
     if image.state != AVAILABLE:
         return ForImage(image.image_id, f"AWS makes the image {image.image_id}")
@@ -158,29 +159,29 @@ def _direct(work: Work) -> ExportOrder | ForSnapshots:
     sources, plan = ExportSources(work.access), work.plan
     if not work.made.snapshot_ids:
         work.ctx.cancel.check()
-        taken = sources.take(
-            SnapshotsRequest(
-                instance_id=plan.instance.instance_id,
-                volume_ids=[volume.volume_id for volume in plan.instance.volumes],
-                token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
-                tags=work.tags,
-                description=f"export {plan.export}",
-            )
+        request = SnapshotsRequest(
+            instance_id=plan.instance.instance_id,
+            volume_ids=[volume.volume_id for volume in plan.instance.volumes],
+            token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
+            tags=work.tags,
+            description=f"export {plan.export}",
         )
+        with work.asking():
+            taken = sources.take(request)
         made = {"snapshot_ids": tuple(one.snapshot_id for one in taken.snapshots), "instant": taken.started}
-        work.write("snapshots_taken", made=made, phase="AWS completes the snapshots")
+        work.write("snapshots_taken", answered=True, made=made, phase="AWS completes the snapshots")
     found = _present(work, sources)
     try:
         found.check()
     except WaveliftError:  # the next try takes others; these go with the rest
         made = {"submission": work.made.submission + 1, "snapshot_ids": (), "instant": None}
-        work.write("snapshots_failed", made=made, phase="AWS could not make a snapshot; it is tried again")
+        work.write("snapshots_failed", made=made, phase="AWS could not make a snapshot; it tries again")
         raise
     if not found.completed:
         words = "AWS completes the snapshots"
         note(work.ledger, work.known, words, found.progress, work.ctx.clock)
         return ForSnapshots(work.made.snapshot_ids, words)
-    note(work.ledger, work.known, "the snapshots are read", 0, work.ctx.clock)
+    note(work.ledger, work.known, "reads the snapshots next", 0, work.ctx.clock)
     return work.order(direct_key(plan), disks=sources_of(plan, work.made), instant=work.made.instant)
 
 

@@ -21,6 +21,10 @@ LAYERS: Final = ("airflow", "e2e", "wire", "unit")
 """The order in which they begin: the longest waits first."""
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 COST: Final = "layer_cost"
+COSTLIEST: Final = 25
+"""Files that the table names."""
+SHORT_RUN_S: Final = 300.0
+"""CPU-seconds of a run that names none."""
 
 
 def layer_of(path: Path) -> str:
@@ -82,15 +86,17 @@ class Table:
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._costs: dict[str, _Cost] = defaultdict(_Cost)
+        self._files: dict[str, float] = defaultdict(float)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        layer = layer_of(ROOT.parent / report.nodeid.partition("::")[0])
-        cost = self._costs[layer]
+        file = report.nodeid.partition("::")[0]
+        cost = self._costs[layer_of(ROOT.parent / file)]
         cost.wall_s += report.duration
         cost.tests += report.when == "teardown"
         for name, value in report.user_properties:
             if name == COST and report.when == "teardown":
                 cost.cpu_s += float(str(value))
+                self._files[file] += float(str(value))
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -105,6 +111,9 @@ class Table:
         wall = time.monotonic() - self._began
         terminalreporter.line(row("all", total.tests, f"{wall / 60:.1f}", f"{total.cpu_s / 60:.1f}"))
         terminalreporter.line("A layer's minutes are its tests' added up: layers run beside each other.")
+        costly = sorted(self._files.items(), key=lambda one: -one[1])[:COSTLIEST]
+        for file, cpu_s in costly if total.cpu_s > SHORT_RUN_S else ():
+            terminalreporter.line(f"{cpu_s:8.1f} CPU-seconds  {file}")
 
 
 def tree_cpu_s(root: int) -> float:

@@ -37,12 +37,27 @@ SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
 GROUPS: Final = {"world": "airflow", "lab": "inprocess", "pair": "airflow"}
 """Fixture → xdist group: there is one of each, and no two Airflows run at once."""
-LAST: Final = ("test_browser", "test_hcx_browser", "test_imports", "test_kill", "test_restart", "test_two_schedulers")
+LAST: Final = (
+    "test_browser",
+    "test_hcx_browser",
+    "test_export_browser",
+    "test_imports",
+    "test_kill",
+    "test_restart",
+    "test_two_schedulers",
+)
 """What a page is waited for in, what slows every import down, and what breaks the running Airflow: in this order,
 after all the rest."""
 EARLY: Final = ("late", "full", "broken")
 """Waves whose runs begin with ``world``, if one of :data:`EARLY_FOR` is to run."""
-EARLY_FOR: Final = {"test_wave", "test_console", "test_specs", "test_browser"}
+EARLY_FOR: Final = {
+    "test_wave",
+    "test_console",
+    "test_specs",
+    "test_browser",
+    "test_export_browser",
+    "test_export_commands",
+}
 TEST_SECONDS: Final = 1800
 """A run that takes seconds on idle cores takes minutes beside four others."""
 MAIN: Final = threading.main_thread().name

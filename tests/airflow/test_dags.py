@@ -85,7 +85,7 @@ def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dags")
     for name in ("waves", "environments"):
         (folder / name).mkdir()
-    for name in ("waves.py", "wave_errors.py", "catalog.py", "environments/demo.yaml"):
+    for name in ("waves.py", "wave_errors.py", "exports.py", "catalog.py", "environments/demo.yaml"):
         (folder / name).write_text((root / name).read_text())
     text = (root / "waves" / "demo.yaml").read_text()
     for name in ("one", "two", "three"):
@@ -162,6 +162,28 @@ def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: P
     assert unpaused == {name for name in parsed["dags"] if name.startswith("cutover_")}, "before any wave cuts over"
     queues = {task: queue for task, _, _, queue, _, _ in parsed["tasks"] if queue != "default"}
     assert set(queues.values()) <= {connector}
+
+
+def test_amp_10_only_an_environment_with_exports_has_a_dag_for_them(dags: Path, parser: Any) -> None:
+    path = dags / "environments" / "wayout.yaml"
+    spec = yaml.safe_load((dags / "environments" / "demo.yaml").read_text())
+    others = set(_parse(parser, dags, file="exports.py")["dags"])
+    path.write_text(yaml.safe_dump({**spec, "environment": "wayout", "queue": "near", "exports": {"name": "acme"}}))
+    try:
+        parsed = _parse(parser, dags, file="exports.py")
+        assert set(parsed["dags"]) - others == {"instance_export.wayout"}
+        assert (parsed["vendors"], parsed["tasks_with_forms"]) == ([], [])
+        one = _parse(parser, dags, file="exports.py", context="instance_export.wayout")
+        path.write_text("environment: [")
+        broken = _parse(parser, dags, file="exports.py")
+    finally:
+        path.unlink()
+    assert one["dags"] == ["instance_export.wayout"]
+    assert {task for task, _, _, queue, _, _ in one["tasks"] if queue == "near"} == {"read", "verify"}
+    assert all(retries >= 2 for _, retries, *_ in one["tasks"])
+    assert "instance_export.wayout" in broken["dags"], "a typing error ends no run"
+    gone = _parse(parser, dags, file="exports.py", context="instance_export.wayout")
+    assert gone["dags"] == ["instance_export.wayout"], "its run goes on"
 
 
 def test_a_task_process_of_the_catalogue_reads_no_spec(dags: Path, parser: Any) -> None:

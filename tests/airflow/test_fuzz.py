@@ -13,6 +13,7 @@ from tests import api_fuzz
 from tests.airflow.waves import ROOT
 from tests.postgres import Postgres
 from tests.unit.console.cutting import CUTTABLE, ISOLATION, one_of_each
+from tests.unit.console.exporting import one_export
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Specs, import_catalog
 
@@ -53,6 +54,7 @@ class Served:
         self.ids |= {"wave": "erp", "name": "hall-a"}
         made = one_of_each(self)
         self.ids |= {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
+        self.ids["export_id"] = one_export(self.ledger).id
 
     def state(self) -> tuple[Any, int]:
         """All rows of the ledger, and how many DAG runs Airflow has."""

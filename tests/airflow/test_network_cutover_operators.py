@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from tests.airflow.starting import Airflow
 from tests.ledgers import fresh_ledger
 from tests.network_world import DAG, World, spec
 
-from wavelift.airflow import config, notifiers, runs
+from wavelift.airflow import config, notifiers
 from wavelift.airflow.notifiers import Notice
 from wavelift.airflow.triggers import network_cutovers as triggers
 from wavelift.airflow.triggers.instant import DagRunTrigger
 from wavelift.airflow.triggers.network_cutovers import NetworkCutoverTrigger
 from wavelift.base.errors import UnreachableError
 from wavelift.base.run import DagRun
+from wavelift.operators.control import _starting
 from wavelift.operators.control import network_cutover as named
 from wavelift.operators.control.cutover_watch import CutoverUpkeepOperator
 from wavelift.operators.control.network_cutover import NetworkCutoverOperator
@@ -40,41 +40,9 @@ def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
             monkeypatch.setattr(kind, "ledger", lambda self: nullcontext(ledger))
         monkeypatch.setattr(NetworkCutoverOperator, "rights", lambda self: made.rights)
         monkeypatch.setattr(named, "present_place", lambda network: made.place)
-        monkeypatch.setattr(named, "is_asleep", lambda context, dag_id: False)
+        monkeypatch.setattr(_starting, "is_asleep", lambda context, dag_id: False)
         monkeypatch.setattr(config, "ledger_url", lambda: "the ledger")
         yield made
-
-
-class Airflow:
-    """What other DAG runs are made, and their states."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.started: list[tuple[DagRun, dict[str, Any]]] = []
-        self.states: dict[str, str] = {}
-        self.error: Exception | None = None
-        monkeypatch.setattr(runs, "start_run", self.start)
-
-    def start(self, run: DagRun, conf: Any, *, note: str = "") -> None:
-        if self.error is not None:
-            raise self.error
-        self.started.append((run, dict(conf)))
-        self.states.setdefault(run.dag_run_id, "queued")
-
-    def context(self, user: str = "alice") -> Any:
-        ti = SimpleNamespace(
-            dag_id="mine",
-            run_id="m1",
-            task_id="cut",
-            map_index=-1,
-            try_number=1,
-            max_tries=0,
-            get_dagrun_state=lambda dag_id, run_id: self.states.get(run_id),
-            xcom_push=lambda **_: None,
-        )
-        run = SimpleNamespace(
-            clear_number=0, triggering_user_name=user, run_type="manual", logical_date=datetime.now(UTC)
-        )
-        return {"ti": ti, "dag_run": run, "task_state_store": {}, "params": {}}
 
 
 @pytest.fixture
@@ -143,7 +111,7 @@ def test_what_is_refused_starts_nothing(plane: World, airflow: Airflow, monkeypa
     ):
         with pytest.raises(AirflowFailException, match=word):
             operator(**given).execute(airflow.context(user))
-    monkeypatch.setattr(named, "is_asleep", lambda context, dag_id: True)
+    monkeypatch.setattr(_starting, "is_asleep", lambda context, dag_id: True)
     with pytest.raises(AirflowFailException, match="paused"):
         operator().execute(airflow.context())
     assert not airflow.started

@@ -59,12 +59,14 @@ class Family(Generic[RowT]):
         *,
         as_json: bool,
         more: Callable[[Page, int], None] | None = tell_limit,
+        wider: Mapping[str, Any] | None = None,
     ) -> None:
         """Print the rows that match.
 
         :param asked: option → value, as given; also ``limit``. :param more: says how to see the rest.
+        :param wider: also asked; it shows more rows, so an empty list is not due to it.
         """
-        answer = api.call("GET", query(self.path, asked))
+        answer = api.call("GET", query(self.path, {**asked, **(wider or {})}))
         if as_json:
             print_json(answer)
             return

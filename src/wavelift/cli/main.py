@@ -18,6 +18,7 @@ from wavelift.cli import (
     cutover,
     environments,
     events,
+    export,
     grants,
     iam,
     jobs,
@@ -44,6 +45,7 @@ app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to 
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 app.add_typer(cutover.app, name="cutover", help="Cutovers to EC2 instances, the way back, and test instances.")
 app.add_typer(network.app, name="network", help="Cutovers of networks that HCX extended, and the way back.")
+app.add_typer(export.app, name="export", help="EC2 instances to S3, as OVA, VMDK or VHD.")
 app.add_typer(live.app, name="live", help="Live migrations to another vCenter with VMware HCX.")
 app.command()(backup.backup)
 app.add_typer(events.app, name="events", help="The audit trail: who did what, and when.")

@@ -1,4 +1,4 @@
-"""The states of migrations and runs in words, with progress where it means something."""
+"""The states of migrations, runs and exports in words, with progress where it means something."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from wavelift.airflow.rest import RETRY
 from wavelift.cli.output import Times, say
 from wavelift.cli.watch import step_row
 from wavelift.console.answers import MigrationRow, RunRow, ServerStep
+from wavelift.console.export_answers import ExportRow
 from wavelift.rules.flows import MIGRATE
+from wavelift.rules.instance_export import ExportState
 from wavelift.rules.lifecycle import MigrationState
 
 IMPORT: Final = "import: "
@@ -60,6 +62,18 @@ def run_state(row: RunRow, times: Times) -> str:
     elif not waits or row.progress_pct:
         said = f"{said} {row.progress_pct} %"
     return f"{said}, is being cancelled" if row.cancel_requested else said
+
+
+def export_state(row: ExportRow, times: Times) -> str:
+    """``active: 40 % (AWS: converting)``: a percentage is that of the phase, and never of all."""
+    if row.state.terminal:
+        return str(row.state)
+    if again := tries_again(row, times):
+        return again
+    if row.state is ExportState.ACTIVE and row.percent > 0:
+        return f"{row.state}: {row.percent} %{f' ({row.phase})' if row.phase else ''}"
+    phase = row.phase or step_row("", row).short
+    return f"{row.state}: {phase}" if phase else str(row.state)
 
 
 def tries_again(row: ServerStep, times: Times) -> str:

@@ -330,6 +330,9 @@ AWS_CALLS: Final = (
     ),
     AwsCall("s3:get_bucket_acl", ("s3:GetBucketAcl",), "export-bucket", CALLER, OF_EXPORTS, "check of the bucket"),
     AwsCall(
+        "s3:get_bucket_policy", ("s3:GetBucketPolicy",), "export-bucket", CALLER, OF_EXPORTS, "check of the bucket"
+    ),
+    AwsCall(
         "s3:get_bucket_encryption",
         ("s3:GetEncryptionConfiguration",),
         "export-bucket",
@@ -345,6 +348,20 @@ AWS_CALLS: Final = (
         OF_EXPORTS,
         "check of the bucket",
     ),
+    # The service role, which method image needs.
+    AwsCall("iam:get_role", ("iam:GetRole",), "any", CALLER, EXPORT, "check of method image"),
+    AwsCall("iam:list_role_policies", ("iam:ListRolePolicies",), "any", CALLER, EXPORT, "check of method image"),
+    AwsCall("iam:get_role_policy", ("iam:GetRolePolicy",), "any", CALLER, EXPORT, "check of method image"),
+    AwsCall(
+        "iam:list_attached_role_policies",
+        ("iam:ListAttachedRolePolicies",),
+        "any",
+        CALLER,
+        EXPORT,
+        "check of method image",
+    ),
+    AwsCall("iam:get_policy", ("iam:GetPolicy",), "any", CALLER, EXPORT, "check of method image"),
+    AwsCall("iam:get_policy_version", ("iam:GetPolicyVersion",), "any", CALLER, EXPORT, "check of method image"),
     # Exports: the three methods. AWS's own tasks carry our tag, and so do snapshots and image: only those are ended.
     AwsCall(
         "ec2:create_instance_export_task",

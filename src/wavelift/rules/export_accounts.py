@@ -1,6 +1,7 @@
 """The canonical id of VM Import/Export in each region, which writes exported instances into a bucket (VIE-02).
 
-``data/export_accounts.json`` is the table of AWS's page, with source and date.
+``data/export_accounts.json`` is the table of AWS's page, with source and date; and the rows that a later edition of the
+page has besides, with theirs.
 """
 
 from __future__ import annotations
@@ -25,4 +26,5 @@ def export_account(region: str) -> str:
 def _table() -> tuple[Mapping[str, str], str]:
     text = resources.files("wavelift.rules").joinpath("data/export_accounts.json").read_text("utf-8")
     data: dict[str, Any] = json.loads(text)
-    return {region: row["id"] for row in data["accounts"] for region in row["regions"]}, data["default"]
+    rows = (*data["accounts"], *data["later"]["accounts"])
+    return {region: row["id"] for row in rows for region in row["regions"]}, data["default"]

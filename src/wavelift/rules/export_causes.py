@@ -44,10 +44,14 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One method, with the wish."""
+    """One method, with the wish.
+
+    :param named: a person chose the method by name, and reads what it leaves out. ``auto`` leaves no volume out.
+    """
 
     method: ExportMethod
     wish: Wish
+    named: bool = False
 
     @property
     def by_service(self) -> bool:
@@ -201,10 +205,20 @@ def _attached_later(facts: InstanceFacts, asked: Asked, found: Findings) -> None
             row="VIE-03",
         )
         return
+    why = "AWS exports only the volumes in the block device mapping of the instance's image"
+    if asked.named and not any(volume.boot for volume in later):
+        found.warning(
+            "export.later",
+            f"{what}: left out of the export",
+            why=why,
+            do="Choose method image or direct: they take such volumes",
+            row="VIE-03",
+        )
+        return
     found.error(
         "export.attached_later",
         what,
-        why="AWS exports only the volumes in the block device mapping of the instance's image: these would be missing",
+        why=f"{why}: these would be missing",
         do="Detach them before the export, or make an image of the instance and launch that",
         row="VIE-03",
     )
@@ -358,7 +372,7 @@ def _instant(facts: InstanceFacts, asked: Asked, found: Findings) -> None:
                 "export.reboot",
                 "the running instance may be restarted, and nobody said that it may",
                 why=why,
-                do="Choose 'May reboot' at a time when a restart is acceptable, or stop the instance",
+                do="Allow it ('May reboot', --may-reboot) at a time when a restart is acceptable, or stop the instance",
                 row="VIE-05",
             )
     else:

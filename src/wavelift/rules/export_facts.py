@@ -106,13 +106,31 @@ class InstanceFacts(Message):
         return self.platform.lower() == "windows" or "windows" in self.platform_details.lower()
 
 
+EVERYBODY: Final = "*"
+
+
 class GrantFacts(Message):
-    """One grant of a bucket's access control list."""
+    """One grant of a bucket's access control list, or what its policy grants in its place."""
 
     grantee: str
-    """Canonical id, or the URI of a group."""
+    """Canonical id, or the URI of a group; of a policy also the number or the ARN of an account."""
     permission: str
-    """S3's word: ``READ``, ``WRITE``, ``READ_ACP``, ``WRITE_ACP`` or ``FULL_CONTROL``."""
+    """S3's word: ``READ``, ``WRITE``, ``READ_ACP``, ``WRITE_ACP`` or ``FULL_CONTROL``. Of a policy: ``READ_ACP`` is
+    ``s3:GetBucketAcl``, ``WRITE`` is ``s3:PutObject`` of all keys."""
+    by: Literal["acl", "policy"] = "acl"
+
+
+class DenialFacts(Message):
+    """What one statement of a bucket's policy denies of that."""
+
+    statement: str
+    """Its ``Sid``, or which one it is."""
+    actions: tuple[str, ...]
+    grantees: tuple[str, ...]
+    """To whom; ``*`` is everybody."""
+    excepted: tuple[str, ...] = ()
+    """But for these (``NotPrincipal``)."""
+    conditional: bool = False
 
 
 class BucketFacts(Message):
@@ -126,6 +144,7 @@ class BucketFacts(Message):
     ownership: str = ""
     """``BucketOwnerEnforced`` (no ACLs), ``BucketOwnerPreferred`` or ``ObjectWriter``."""
     grants: tuple[GrantFacts, ...] = ()
+    denials: tuple[DenialFacts, ...] = ()
     encryption: str = ""
     """S3's word for its default: ``AES256``, ``aws:kms``, ``aws:kms:dsse``; empty: none."""
     public_access_blocked: bool = False

@@ -187,7 +187,7 @@ class _Copy:
         zero = is_zero(self._scratch, length)
         if zero and not self._writer.writes_zeros:
             return None
-        digest = hashlib.sha256(data).digest()
+        digest = getattr(piece, "digest", None) or hashlib.sha256(data).digest()
         content = None if zero else digest
         if self._base is not None and self._base.digest(index) == content:
             return None

@@ -80,6 +80,15 @@ class Piece(Protocol):
         ...
 
 
+class HashedPiece(Piece, Protocol):
+    """A piece whose source has hashed these very bytes, to compare them with a checksum that came with them."""
+
+    @property
+    def digest(self) -> bytes | None:
+        """SHA-256 of what ``load`` gave; None: hash it yourself."""
+        ...
+
+
 class ExchangingPiece(Piece, Protocol):
     """A piece whose bytes may be in a buffer of the source already."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import time
 from collections.abc import Callable, Collection
@@ -152,3 +153,30 @@ def test_a_first_page_that_failed_is_asked_for_again(snapshot: Snapshot) -> None
         assert stream.size == GIB
         found = compare(stream, Expected(DIGESTS.__getitem__, BLOCKS * BLOCK), cancel=CancelFlag())
     assert (found.changed, found.bytes_read) == ((), BLOCKS * BLOCK)
+
+
+def test_inv_1_a_piece_has_the_digest_of_its_bytes_from_the_comparison_with_ebs_s_checksum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also after a try whose bytes were damaged: of those nothing is left."""
+    damaged = {3, 7}
+
+    class Bulk:
+        def send(self, request: Any, cancel: CancelFlag) -> Any:
+            index = int(request.where["offset"]) // BLOCK
+            checksum = base64.b64encode(DIGESTS[index]).decode()
+            data = bytes(BLOCK) if index in damaged else content(index)
+            damaged.discard(index)
+            return SimpleNamespace(data=data, headers={"x-amz-Checksum": checksum})
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(ebs, "BulkClient", lambda *_, **__: Bulk())
+    buffer = memoryview(bytearray(BLOCK))
+    with closing(Snapshot().stream()) as stream:
+        for piece in stream.pieces():
+            piece.load(buffer)
+            assert bytes(buffer) == content(piece.index)
+            assert getattr(piece, "digest", None) == DIGESTS[piece.index]
+        assert not stream._blocks._digests
+    assert not damaged

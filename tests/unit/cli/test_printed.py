@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.cli import cutover_samples as cut
+from tests.unit.cli import export_samples as exp
 from tests.unit.cli.answers import (
     APPLIED,
     FAILED,
@@ -31,12 +32,13 @@ from tests.unit.cli.answers import (
 from typer.testing import CliRunner, Result
 
 from wavelift.base.times import minute_up, utc_minute
-from wavelift.cli import backup, catalog, connectors, cutover, events, jobs, migrations, replicate, wave
+from wavelift.cli import backup, catalog, connectors, cutover, events, export, jobs, migrations, replicate, wave
 from wavelift.cli.details import print_migration, proof
 from wavelift.cli.main import app
 from wavelift.cli.output import Times, in_own_zone, local_time
-from wavelift.cli.states import migration_state, run_state, tries_again, why
+from wavelift.cli.states import export_state, migration_state, run_state, tries_again, why
 from wavelift.console.answers import MigrationDetails, MigrationRow, RunRow
+from wavelift.console.export_answers import ExportRow
 from wavelift.rules.lifecycle import MigrationState
 
 pytestmark = pytest.mark.unit
@@ -93,6 +95,9 @@ ANSWERS: Final[dict[str, Any]] = {
     "/wavelift/cutovers/cut-2d8b1e3f4a5c": {**cut.details(), **cut.MOVES, "steps": [cut.step(), cut.PERSON]},
     "/wavelift/tests": {**PAGE, "total": 2, "tests": [cut.TEST, cut.ENDED_TEST]},
     "/wavelift/backups": {**PAGE, "total": 2, "backups": [cut.BACKUP, cut.BROKEN_BACKUP]},
+    "/wavelift/exports": {**PAGE, "total": 5, "exports": [exp.export(), exp.READS, exp.WAITS, exp.DONE, exp.FAILED]},
+    f"/wavelift/exports/{exp.EXP}": exp.DONE,
+    "/wavelift/exports/exp-1c7a0d2e3f4b": {**exp.DETAILS, **exp.FAILED},
 }  # fmt: skip
 COMMANDS: Final = {
     "migrations_list": "migrations list",
@@ -111,6 +116,9 @@ COMMANDS: Final = {
     "cutover_show_asks": "cutover show cut-2d8b1e3f4a5c",
     "cutover_tests": "cutover tests",
     "backup_list": "backup list",
+    "export_list": "export list",
+    "export_show": f"export show {exp.EXP}",
+    "export_show_failed": "export show exp-1c7a0d2e3f4b",
     "wave_apply_dry_run": "wave apply erp-frankfurt --dry-run",
 }
 NOTHING: Final[dict[str, Any]] = {
@@ -125,6 +133,7 @@ NOTHING: Final[dict[str, Any]] = {
     "/wavelift/cutovers": {**PAGE, "total": 0, "cutovers": []},
     "/wavelift/tests": {**PAGE, "total": 0, "tests": []},
     "/wavelift/backups": {**PAGE, "total": 0, "backups": []},
+    "/wavelift/exports": {**PAGE, "total": 0, "exports": []},
     "/wavelift/waves/erp/apply": {
         **APPLIED, "wave": "erp", "changes": [], "unbound": [], "clashes": [], "dag_paused": False,
     },
@@ -147,7 +156,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, Any]], 
     time.tzset()
 
     def install(answers: dict[str, Any]) -> None:
-        for module in (backup, catalog, connectors, cutover, events, jobs, migrations, replicate, wave):
+        for module in (backup, catalog, connectors, cutover, events, export, jobs, migrations, replicate, wave):
             monkeypatch.setattr(module, "client", lambda: Api(answers))
 
     yield install
@@ -213,6 +222,8 @@ def test_json_is_what_the_api_says(command: str, use: Callable[[dict[str, Any]],
         ("cutover list", "No cutovers yet. `wavelift cutover plan WAVE` tells what one would do"),
         ("cutover list --state switched", "No cutovers match --state switched. Without these options all are listed"),
         ("cutover tests", "No test instances yet. `wavelift cutover test WAVE` launches"),
+        ("export list", "No instance exports of the last 7 days yet. `wavelift export start INSTANCE` begins one"),
+        ("export list --all --state failed", "No instance exports match --state failed. Without these options"),
         ("backup list --wave erp", "No backups match --wave erp. Without these options all are listed"),
         ("wave apply erp", "erp: no server of its file has a `replication:` section, and there are no jobs"),
     ],
@@ -333,6 +344,27 @@ def test_the_comparison_of_the_image_is_never_called_like_the_proof(
 )  # fmt: skip
 def test_a_run_s_state(changes: dict[str, Any], words: str) -> None:
     assert run_state(RunRow.model_validate(run(**changes)), Times()) == words
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "active: 40 % (AWS: converting)"),
+        ({"phase": ""}, "active: 40 %"),
+        ({"percent": 0}, "active: AWS: converting"),
+        ({"state": "verifying", "percent": 100, "phase": "it is opened"}, "verifying: it is opened"),
+        ({"state": "checking", "percent": 0, "phase": "", "step": "check", "step_state": "queued"},
+         "checking: check (queued)"),
+        ({"state": "checking", "percent": 0, "phase": "", "step": "", "step_state": ""}, "checking"),
+        ({"state": "cancelling", "percent": 40, "phase": "stops, and removes what it made"},
+         "cancelling: stops, and removes what it made"),
+        ({"state": "failed"}, "failed"),
+        ({"step": "begin", "step_state": "up_for_retry", "retry_at": "2026-12-01T13:02:01+00:00"},
+         "begin: failed, tries again 2026-12-01 14:03"),
+    ],
+)  # fmt: skip
+def test_an_export_s_state(changes: dict[str, Any], words: str, use: object) -> None:
+    assert export_state(ExportRow.model_validate(exp.export(**changes)), Times()) == words
 
 
 class Retried(MigrationRow):

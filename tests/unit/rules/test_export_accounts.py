@@ -16,6 +16,16 @@ pytestmark = pytest.mark.unit
 DEFAULT: Final = "c4d8eabf8db69dbe46bfe0e517100c554f01200b104d59cd408e777ba442a322"
 
 
+LATER: Final = [
+    ("ap-southeast-5", "ed006f67543afcfe0779e356e52d5ed53fa45f95bcd7d277147dfc027aaca0e7"),
+    ("ap-southeast-6", "2dc8fa4ca1c59da5c6a4c5b0e397eea130ec62e49f18cff179034665fd20e8a2"),
+    ("ap-east-2", "a9fa0eb7c8483f9558cd14b24d16e9c4d1555261a320b586a3a06908ff0047ce"),
+    ("ap-southeast-7", "d011fe83abcc227a7ac0f914ce411d3630c4ef735e92e88ce0aa796dcfecfbdd"),
+    ("mx-central-1", "edaff67fe25d544b855bd0ba9a74a99a2584ab89ceda0a9661bdbeca530d0fca"),
+]
+"""From the edition of 2025 or later; the document has none of them."""
+
+
 @pytest.fixture
 def table() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(
@@ -46,23 +56,40 @@ def table() -> dict[str, Any]:
         ("us-gov-west-1", "af913ca13efe7a94b88392711f6cfc8aa07c9d1454d4f190a624b126733a5602"),
         ("eu-central-1", DEFAULT),
         ("us-east-1", DEFAULT),
-        ("ap-southeast-5", DEFAULT),
+        ("xx-newer-1", DEFAULT),
     ],
 )
-def test_vie_02_each_region_has_the_id_of_the_document(region: str, id: str) -> None:
+def test_vie_02_each_region_has_the_id_of_the_document(region: str, id: str, table: dict[str, Any]) -> None:
     assert export_account(region) == id
+    assert region not in _named(table["later"])
+
+
+@pytest.mark.parametrize(("region", "id"), LATER)
+def test_vie_02_regions_that_are_newer_than_the_document_have_the_id_of_aws_s_present_page(
+    region: str, id: str, table: dict[str, Any]
+) -> None:
+    assert export_account(region) == id
+    assert region in _named(table["later"])
+
+
+def _named(table: dict[str, Any]) -> list[str]:
+    return [region for row in table["accounts"] for region in row["regions"]]
 
 
 def test_the_table_names_regions_that_exist_each_once_with_source_and_date(table: dict[str, Any]) -> None:
-    assert table["source"]
-    assert table["date"]
-    rows = table["accounts"]
-    assert len(rows) == 15
-    named = [region for row in rows for region in row["regions"]]
-    assert len(set(named)) == len(named) == 17
+    later = table["later"]
+    for source in (table, later):
+        assert source["source"]
+        assert source["date"]
+    assert table["source"] != later["source"]
+    assert (len(table["accounts"]), len(later["accounts"])) == (15, 5)
+    assert len(_named(table)) == 17
+    assert set(_named(later)) == {region for region, _ in LATER}
+    named = [*_named(table), *_named(later)]
+    assert len(set(named)) == len(named)
     assert all(partition_of(region) for region in named)
-    ids = [*(row["id"] for row in rows), table["default"]]
-    assert len(set(ids)) == 16
+    ids = [*(row["id"] for row in (*table["accounts"], *later["accounts"])), table["default"]]
+    assert len(set(ids)) == 21
     assert all(re.fullmatch("[0-9a-f]{64}", id) for id in ids)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
@@ -21,14 +22,22 @@ from tests.unit.rules.export_samples import (
 )
 
 from wavelift.base.domain import Severity
-from wavelift.base.units import GIB
+from wavelift.base.units import GIB, TIB
 from wavelift.rules.export_accounts import export_account
 from wavelift.rules.export_causes import Wish
 from wavelift.rules.export_checks import check_bucket, check_instance, choose
-from wavelift.rules.export_facts import METHODS, BucketFacts, ExportMethod, ExportTarget, GrantFacts, MethodChoice
+from wavelift.rules.export_facts import (
+    METHODS,
+    BucketFacts,
+    DenialFacts,
+    ExportMethod,
+    ExportTarget,
+    GrantFacts,
+    MethodChoice,
+)
 
 pytestmark = pytest.mark.unit
-E, W = Severity.ERROR, Severity.WARNING
+E, W, N = Severity.ERROR, Severity.WARNING, Severity.INFO
 ENFORCED: Final = {"ownership": "BucketOwnerEnforced", "grants": grants()}
 
 
@@ -88,11 +97,83 @@ def test_vie_02_each_check_of_the_bucket_by_method(
 def test_the_missing_grants_and_rights_are_named() -> None:
     (found,) = check_bucket(bucket(grants=grants()), "instance", region=REGION, account=ACCOUNT, environment="prod")
     assert f"does not grant READ_ACP and WRITE to {export_account(REGION)}" in found.what
-    assert "`wavelift export setup prod --grant`" in found.next_action
+    assert "`wavelift export setup --environment prod --grant`" in found.next_action
     (found,) = check_bucket(
         bucket(unknown=("s3:GetBucketAcl is missing",)), "direct", region=REGION, account=ACCOUNT, environment="prod"
     )
     assert "s3:GetBucketAcl is missing" in found.what
+
+
+ROOT: Final = "arn:aws:iam::210987654321:root"
+
+
+def of_policy(*permissions: str, grantee: str = "") -> tuple[GrantFacts, ...]:
+    """The ACL has the owner alone."""
+    who = grantee or export_account(REGION)
+    return (*grants(), *(GrantFacts(grantee=who, permission=each, by="policy") for each in permissions))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected", "words"),
+    [
+        (
+            {"grants": of_policy("READ_ACP", "WRITE")},
+            {"bucket.policy": N},
+            "and not its ACL, grants READ_ACP and WRITE",
+        ),
+        (
+            {"grants": (*grants("WRITE"), *of_policy("READ_ACP")[1:])},
+            {"bucket.policy": N},
+            "and not its ACL, grants READ_ACP to",
+        ),
+        ({"grants": of_policy("READ_ACP")}, {"bucket.policy": N, "bucket.grants": E}, "grants READ_ACP to"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee=ROOT)}, {"bucket.grants": W}, f"grants that to {ROOT}"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee="210987654321")}, {"bucket.grants": W}, "to 210987654321"),
+        ({"grants": of_policy("WRITE", grantee=ROOT)}, {"bucket.grants": E}, "does not grant"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee=ACCOUNT)}, {"bucket.grants": E}, "does not grant"),
+        ({"grants": of_policy("READ_ACP", "WRITE", grantee="*")}, {"bucket.grants": E}, "does not grant"),
+        (
+            {"grants": of_policy("READ_ACP", "WRITE", grantee=f"{ROOT[:-5]}:role/x")},
+            {"bucket.grants": E},
+            "does not grant",
+        ),
+        ({**ENFORCED, "grants": of_policy("READ_ACP", "WRITE")}, {"bucket.acls": E}, "ACLs are disabled"),
+        # The ACL could not be read: what else grants nothing is no sign that it does not.
+        (
+            {"grants": of_policy("WRITE", grantee=ROOT)[1:], "unknown": ("s3:GetBucketAcl is missing",)},
+            {"bucket.unknown": W},
+            "s3:GetBucketAcl is missing",
+        ),
+    ],
+)
+def test_vie_02_a_policy_may_grant_what_the_acl_does_not(
+    facts: dict[str, Any], expected: dict[str, Severity], words: str
+) -> None:
+    assert told(bucket(**facts), "instance") == expected
+    found = check_bucket(bucket(**facts), "instance", region=REGION, account=ACCOUNT, environment="prod")
+    assert words in found[0].what
+    assert {code for method in ("image", "direct") for code in told(bucket(**facts), method)} <= {"bucket.unknown"}
+
+
+@pytest.mark.parametrize(
+    ("denial", "hit"),
+    [
+        ({"grantees": ("*",)}, True),
+        ({"grantees": (export_account(REGION),)}, True),
+        ({"grantees": (ACCOUNT, export_account("af-south-1"))}, False),
+        ({"grantees": ("*",), "excepted": (ACCOUNT,)}, True),
+        ({"grantees": ("*",), "excepted": (export_account(REGION),)}, False),
+        ({"grantees": ("*",), "conditional": True}, True),
+    ],
+)
+def test_vie_02_a_deny_of_the_policy_is_a_warning_if_it_hits_vm_export(denial: dict[str, Any], hit: bool) -> None:
+    facts = bucket(denials=(DenialFacts(statement="Perimeter", actions=("s3:PutObject",), **denial),))
+    assert told(facts, "instance") == ({"bucket.denied": W} if hit else {})
+    assert told(facts, "direct") == {}
+    if hit:
+        (found,) = check_bucket(facts, "instance", region=REGION, account=ACCOUNT, environment="prod")
+        conditional = ", conditional" if denial.get("conditional") else ""
+        assert f"statement Perimeter (s3:PutObject{conditional})" in found.what
 
 
 @pytest.mark.parametrize("region", ["af-south-1", "cn-north-1", "us-gov-west-1", "us-east-1"])
@@ -179,6 +260,59 @@ def test_auto_takes_the_first_method_that_no_error_forbids_and_says_why(
     assert chosen.errors == ()
 
 
+@dataclass(frozen=True)
+class Service:
+    """The service role, as the adapter tells of it."""
+
+    name: str = "vmimport"
+    exists: bool = True
+    trust_problem: str = ""
+    missing_actions: tuple[str, ...] = ()
+    missing_on_staging_key: tuple[str, ...] = ()
+    unknown: str = ""
+
+
+@pytest.mark.parametrize(
+    ("role", "severity", "words"),
+    [
+        (Service(), None, ""),
+        (Service(exists=False), E, "the service role vmimport does not exist"),
+        (Service(trust_problem="vmie is not trusted"), E, "can't be assumed by VM Import/Export: vmie is not trusted"),
+        (Service(missing_actions=("s3:PutObject", "s3:GetBucketAcl")), E, "lacks s3:PutObject, s3:GetBucketAcl"),
+        (
+            Service(trust_problem="vmie is not trusted", missing_actions=("s3:PutObject",)),
+            E,
+            "vmie is not trusted, and lacks s3:PutObject",
+        ),
+        (Service(exists=False, unknown="iam:GetRole is missing"), W, "can't be checked: iam:GetRole is missing"),
+    ],
+)
+def test_the_service_role_is_in_the_way_of_method_image_alone(
+    role: Service, severity: Severity | None, words: str
+) -> None:
+    for method in METHODS:
+        found = [
+            each for each in choose(method, instance(), bucket(), Wish(), role).findings if each.code == "export.role"
+        ]
+        assert [each.severity for each in found] == ([severity] if severity and method == "image" else [])
+        for each in found:
+            assert words in each.what
+            assert "`wavelift iam " in each.next_action
+            assert f"--exports {bucket().name}`" in each.next_action
+            assert each.why
+
+
+def test_auto_takes_no_image_that_the_service_role_can_t_write_and_goes_on_where_that_is_not_known() -> None:
+    facts, wish = instance(nics=NICS), Wish(target="citrix")
+    assert choose("auto", facts, bucket(), wish, Service(unknown="iam:GetRole is missing")).method == "image"
+    refused = choose("auto", facts, bucket(), wish, Service(exists=False))
+    assert refused.method is None
+    assert "method image: the service role vmimport does not exist" in {each.what for each in refused.errors}
+    raw = Wish(format="vmdk")
+    assert choose("auto", facts, bucket(), raw, Service()).method == "image"
+    assert choose("auto", facts, bucket(), raw, Service(exists=False)).method is None
+
+
 def test_vie_03_what_no_method_exports_is_told_once_and_the_rest_by_method() -> None:
     windows = {"platform": "windows", "platform_details": "Windows", "usage_operation": "RunInstances:0002"}
     chosen = choose("auto", instance(volumes=(volume(), volume(2)), **windows), bucket(), Wish())
@@ -201,13 +335,33 @@ def test_a_method_that_was_asked_for_is_taken_with_all_that_is_in_its_way(choice
     assert chosen.format == ("vmdk" if choice == "image" else "ova")
 
 
+def test_vie_03_only_by_name_method_instance_leaves_out_what_was_attached_after_launch() -> None:
+    facts = instance(volumes=(volume(), volume(2, launched=False, size=3 * TIB, encrypted=True)))
+    chosen = choose("instance", facts, bucket(), Wish())
+    assert chosen.errors == ()
+    (later,) = [each for each in chosen.findings if each.severity is W]
+    assert (later.code, later.what) == (
+        "export.later",
+        "attached after launch: vol-00000002 (/dev/sdb): left out of the export",
+    )
+    assert later.next_action == "Choose method image or direct: they take such volumes"
+    unasked = choose("auto", facts, bucket(), Wish())
+    assert unasked.method is None
+    codes = [each.code for each in unasked.errors if each.subject.endswith("method instance")]
+    assert codes == ["export.attached_later"], "no machine loses a disk unasked"
+
+
 @pytest.mark.parametrize("target", ["vmware", "citrix"])
-def test_no_method_leaves_a_volume_out(target: ExportTarget) -> None:
+def test_what_would_leave_a_volume_out_is_not_recommended(target: ExportTarget) -> None:
     facts = instance(volumes=(volume(), volume(2, launched=False)))
-    chosen = choose("instance", facts, bucket(), Wish(target=target))
-    (later,) = chosen.errors
-    assert (later.code, later.what) == ("export.attached_later", "attached after launch: vol-00000002 (/dev/sdb)")
-    assert later.next_action.startswith("Choose method direct; or: " if target == "vmware" else "Detach them before")
+    (disks,) = choose("image", facts, bucket(), Wish(target=target)).errors
+    assert disks.code == "export.disks"
+    assert disks.next_action == ("Choose method direct" if target == "vmware" else "No method can export it as it is")
+
+
+def test_by_name_method_instance_exports_no_machine_without_its_boot_volume() -> None:
+    chosen = choose("instance", instance(volumes=(volume(launched=False), volume(2))), bucket(), Wish())
+    assert [each.code for each in chosen.errors] == ["export.attached_later"]
 
 
 def test_the_advice_of_a_method_asked_for_by_name_is_by_the_default_of_the_others() -> None:

@@ -13,9 +13,12 @@ from tests.ledgers import fresh_ledger, within
 from wavelift.base.errors import BusyError, DeniedError, NotFoundError, PermanentError, RefusedError, SpecError
 from wavelift.base.run import DagRun
 from wavelift.ledger import WaveRunState, events, exports, waves
+from wavelift.ledger.cutover_records import TargetPlace
 from wavelift.rules.conf import ExportConf
 from wavelift.rules.instance_export import ExportState
+from wavelift.services.common.instances import Instance
 from wavelift.services.common.report import NOT_FINISHED
+from wavelift.services.common.reserve import NOT_MADE
 from wavelift.services.instance_export import opening, requests, upkeep
 from wavelift.services.instance_export.admit import has_arrived
 from wavelift.services.instance_export.report import raise_when_failed
@@ -168,6 +171,32 @@ def test_a_migration_that_nobody_knows_is_refused(world: ExportWorld) -> None:
         world.admit(instance="mig-0123456789ab")
 
 
+def found(environment: str = "lab", region: str = REGION, account: str = ACCOUNT) -> Instance:
+    place = TargetPlace(aws_conn_id="aws_lab", region=region, account=account)
+    return Instance("cut-0123456789ab", "erp", "web01", environment, OTHER, place)
+
+
+@pytest.mark.parametrize("account", [ACCOUNT, ""], ids=["its account", "an older version froze no account"])
+def test_a_migration_or_cutover_stands_for_the_instance_that_it_made(
+    world: ExportWorld, monkeypatch: pytest.MonkeyPatch, account: str
+) -> None:
+    monkeypatch.setattr(opening, "instance_of", lambda tx, subject: found(account=account))
+    world.admit(instance="cut-0123456789ab")
+    assert (world.known().instance_id, world.known().subject) == (OTHER, "cut-0123456789ab")
+    with pytest.raises(RefusedError):
+        world.admit("r2", OTHER)
+
+
+@pytest.mark.parametrize("other", [found("prod"), found(region="eu-west-1"), found(account="210987654321")])
+def test_an_instance_of_another_environment_is_refused(
+    world: ExportWorld, monkeypatch: pytest.MonkeyPatch, other: Instance
+) -> None:
+    monkeypatch.setattr(opening, "instance_of", lambda tx, subject: other)
+    with pytest.raises(PermanentError, match=f"is of environment {other.environment}"):
+        world.admit(instance="cut-0123456789ab")
+    assert states(world) == {}
+
+
 def test_a_cleared_run_begins_anew_only_as_its_environment_said(world: ExportWorld) -> None:
     world.admit()
     world.report(words="check: refused")
@@ -209,7 +238,7 @@ def test_a_reservation_is_the_run_s_export_and_the_same_when_it_is_asked_again(w
 def test_a_reservation_whose_run_could_not_be_made_is_given_back(world: ExportWorld) -> None:
     requests.reserve(world.ledger, world.environment, CONF, world.ctx("a"))
     requests.give_back(world.ledger, DagRun(DAG, "a"), world.ctx("a"))
-    assert (world.known("a").state, world.known("a").error) == (ExportState.FAILED, requests.NOT_MADE)
+    assert (world.known("a").state, world.known("a").error) == (ExportState.FAILED, NOT_MADE)
     assert requests.made_before(world.ledger, DagRun(DAG, "a")) is None
     requests.give_back(world.ledger, DagRun(DAG, "nobody"), world.ctx("nobody"))
 

@@ -341,3 +341,26 @@ def test_inv_2_a_writer_that_skips_zeros_takes_no_base(box: Any) -> None:
             cancel=CancelFlag(),
             options=CopyOptions(partial=True),
         )
+
+
+def test_a_digest_that_the_source_has_computed_is_not_computed_again(box: Any) -> None:
+    """Of a block of zeros it means nothing; and who has none, or only behind ``load``, is no exception."""
+    content = b"a" * BLOCK + b"b" * BLOCK + bytes(BLOCK)
+    told = hashlib.sha256(b"told by the source").digest()
+
+    class Hashed(Piece):
+        digest: bytes | None = None
+
+        def load(self, into: memoryview) -> None:
+            super().load(into)
+            self.digest = None if self.index == 1 else told
+
+    class Source(Stream):
+        def pieces(self) -> Iterator[Piece]:
+            return (Hashed(index, data) for index, data in self.blocks.items())
+
+    blocks = {index: content[index * BLOCK : (index + 1) * BLOCK] for index in range(3)}
+    manifest, writer = Manifest.empty(len(content)), box.Writer(len(content))
+    copy(Source(blocks, len(content)), writer, manifest, cancel=CancelFlag())
+    assert [manifest.digest(index) for index in range(3)] == [told, hashlib.sha256(b"b" * BLOCK).digest(), None]
+    assert writer.digests == {0: told, 1: hashlib.sha256(b"b" * BLOCK).digest()}

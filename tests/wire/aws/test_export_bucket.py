@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 from uuid import uuid4
@@ -12,6 +13,7 @@ from botocore.config import Config
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.export_bucket import ExportBuckets
+from wavelift.base.domain import Severity
 from wavelift.base.errors import (
     BusyError,
     MissingPrivilegeError,
@@ -20,6 +22,7 @@ from wavelift.base.errors import (
     UnreachableError,
     WaveliftError,
 )
+from wavelift.rules.export_checks import check_bucket
 from wavelift.rules.export_facts import BucketFacts
 from wavelift.rules.policies import Staging, identity_policy
 from wavelift.simulators.aws import AwsSimulator, Bootstrap, start
@@ -57,6 +60,16 @@ def written(aws: AwsSimulator) -> list[str]:
     """Calls of S3 so far that may have changed a bucket."""
     names = {key.rpartition(".")[2]: one["calls"] for key, one in aws.counters().items() if "s3." in key}
     return [f"{one} {calls}" for one, calls in sorted(names.items()) if one.startswith(("Put", "Create", "Delete"))]
+
+
+def policy_of(name: str) -> str:
+    """As AWS's page prepares a bucket (edition of 2025)."""
+    allow = {"Effect": "Allow", "Principal": {"CanonicalUser": GRANTEE}}
+    whole = [
+        {**allow, "Action": "s3:GetBucketAcl", "Resource": f"arn:aws:s3:::{name}"},
+        {**allow, "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{name}/*"},
+    ]
+    return json.dumps({"Version": "2012-10-17", "Statement": whole})
 
 
 def granted(facts: BucketFacts, grantee: str = GRANTEE) -> set[str]:
@@ -247,12 +260,15 @@ def test_there_is_nothing_to_grant_on(buckets: ExportBuckets, name: str) -> None
         ("GetBucketAcl", "access control list: could not look at"),
         ("GetBucketEncryption", "encryption: could not look at"),
         ("GetPublicAccessBlock", "block of public access: could not look at"),
+        ("GetBucketPolicy", "policy: could not look at"),
     ],
 )
 def test_what_may_not_be_read_is_unknown_and_the_rest_is_told(
     aws: AwsSimulator, buckets: ExportBuckets, name: str, operation: str, what: str
 ) -> None:
-    whole = buckets.make(name, GRANTEE).facts
+    buckets.make(name, GRANTEE)
+    aws.client("s3").put_bucket_policy(Bucket=name, Policy=policy_of(name))
+    whole = buckets.facts(name)
     aws.rule(service="s3", operation=operation, code="AccessDenied", status=403)
     facts = buckets.facts(name)
     [line] = facts.unknown
@@ -260,6 +276,32 @@ def test_what_may_not_be_read_is_unknown_and_the_rest_is_told(
     assert "Allow s3:" in line
     parts = ("region", "ownership", "grants", "encryption", "public_access_blocked")
     assert sum(getattr(facts, one) != getattr(whole, one) for one in parts) == 1
+
+
+def test_vie_02_a_bucket_that_its_policy_opens_as_aws_s_page_has_it_passes(
+    aws: AwsSimulator, buckets: ExportBuckets, name: str
+) -> None:
+    make(aws, name, ObjectOwnership="BucketOwnerPreferred")
+    aws.client("s3").put_bucket_policy(Bucket=name, Policy=policy_of(name))
+    facts = buckets.facts(name)
+    assert [(one.grantee, one.permission, one.by) for one in facts.grants[1:]] == [
+        (GRANTEE, "READ_ACP", "policy"),
+        (GRANTEE, "WRITE", "policy"),
+    ]
+    found = check_bucket(facts, "instance", region=aws.region, account=ACCOUNT, environment="prod")
+    assert [(one.code, one.severity) for one in found] == [("bucket.policy", Severity.INFO)]
+    assert buckets.grant(name, GRANTEE).done == (f"granted READ_ACP to {GRANTEE}", f"granted WRITE to {GRANTEE}")
+
+
+def test_an_answer_that_is_no_policy_is_asked_for_again(
+    aws: AwsSimulator, buckets: ExportBuckets, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 takes no such policy: something between answers with a page of its own."""
+    buckets.make(name, GRANTEE)
+    page = {"Policy": "<html>Please sign in</html>"}
+    monkeypatch.setattr(buckets._client, "get_bucket_policy", lambda **_: page)
+    with pytest.raises(UnreachableError, match="what came as the bucket's policy is none"):
+        buckets.facts(name)
 
 
 def test_an_outage_is_no_unknown(aws: AwsSimulator, buckets: ExportBuckets, name: str) -> None:

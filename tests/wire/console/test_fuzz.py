@@ -17,6 +17,7 @@ from tests import api_fuzz
 from tests.console_server import Server
 from tests.postgres import Postgres
 from tests.unit.console.cutting import one_of_each
+from tests.unit.console.exporting import EXPORT_DAG, one_export
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Airflow, Specs, import_catalog
 
@@ -47,7 +48,7 @@ class Manager:
         return bool(user.role == "op")
 
     def get_authorized_dag_ids(self, **_: Any) -> set[str]:
-        return {"erp.replicate", "erp.migrate", "erp.cutover", "erp.test"}
+        return {"erp.replicate", "erp.migrate", "erp.cutover", "erp.test", EXPORT_DAG}
 
 
 class AnyAirflow(Airflow):
@@ -55,7 +56,7 @@ class AnyAirflow(Airflow):
 
     def is_paused(self, dag_id: str) -> bool | None:
         known = dag_id.startswith(
-            ("erp.", "server_catalog", "connector_health", "environment_check", "instance_backup")
+            ("erp.", "server_catalog", "connector_health", "environment_check", "instance_backup", EXPORT_DAG)
         )
         return super().is_paused(dag_id) if known else None
 
@@ -86,6 +87,7 @@ class Console:
         }
         made = one_of_each(self)
         self.ids |= {"cutover_id": made.cutover, "test_id": made.test, "dag_run_id": made.run}
+        self.ids["export_id"] = one_export(self.ledger).id
 
     def job(self, server: str) -> None:
         self._post("/jobs", {"wave": "erp", "servers": [server]})

@@ -279,11 +279,6 @@ def test_what_the_user_guide_excludes_is_not_exportable(desk: Desk, ami: str) ->
     refused(desk.instance(BlockDeviceMappings=[store]), "instance store")
     refused(desk.instance(SubnetId=None, NetworkInterfaces=cards), "2 network interfaces")
     one = desk.instance()
-    volume = desk.ec2.create_volume(AvailabilityZone=f"{desk.sim.region}a", Size=1)["VolumeId"]
-    desk.ec2.attach_volume(VolumeId=volume, InstanceId=one, Device="/dev/xvdf")
-    refused(one, "attached after the launch")
-    desk.ec2.detach_volume(VolumeId=volume)
-    desk.ec2.delete_volume(VolumeId=volume)
     for operation, details in (
         ("RunInstances:0002", "Windows"),
         ("RunInstances:0006", "Windows with SQL Server Standard"),
@@ -298,6 +293,18 @@ def test_what_the_user_guide_excludes_is_not_exportable(desk: Desk, ami: str) ->
     refused(one, "another account")
     desk.sim.amend(one, owner="123456789012")
     assert desk.finished(desk.export(one)["ExportTaskId"])["State"] == "completed"
+
+
+def test_a_volume_that_was_attached_after_the_launch_is_left_out(desk: Desk, tmp_path: Path) -> None:
+    one = desk.instance()
+    desk.sim.write_at(desk.volume(one), 0, b"mapped")
+    volume = desk.ec2.create_volume(AvailabilityZone=f"{desk.sim.region}a", Size=3)["VolumeId"]
+    desk.ec2.attach_volume(VolumeId=volume, InstanceId=one, Device="/dev/xvdf")
+    done = desk.finished(desk.export(one)["ExportTaskId"])
+    assert done["State"] == "completed"
+    assert _content(tmp_path, desk.read(done["ExportToS3Task"]["S3Key"]), "vmdk").startswith(b"mapped")
+    desk.ec2.detach_volume(VolumeId=volume)
+    desk.ec2.delete_volume(VolumeId=volume)
 
 
 def test_an_instance_whose_image_is_gone_is_not_exportable(desk: Desk) -> None:
@@ -348,6 +355,48 @@ def test_the_bucket_must_let_vm_export_write(desk: Desk) -> None:
     refused("AccessDenied")
     desk.s3.delete_bucket_policy(Bucket=BUCKET)
     assert desk.finished(desk.export(one)["ExportTaskId"])["State"] == "completed"
+
+
+def _policy(*statements: dict[str, Any], **changes: Any) -> str:
+    """As the user guide prepares a bucket."""
+    allow = {"Effect": "Allow", "Principal": {"CanonicalUser": EXPORTER}, **changes}
+    whole = [
+        {**allow, "Action": "s3:GetBucketAcl", "Resource": f"arn:aws:s3:::{BUCKET}"},
+        {**allow, "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{BUCKET}/*"},
+    ]
+    return json.dumps({"Version": "2012-10-17", "Statement": [*statements, *whole]})
+
+
+def test_a_bucket_policy_may_grant_in_place_of_the_acl(desk: Desk) -> None:
+    one, call = desk.instance(), desk.ec2.create_instance_export_task
+    desk.s3.put_bucket_acl(Bucket=BUCKET, ACL="private")
+    for policy in (
+        _policy(Principal={"CanonicalUser": MILAN}),
+        _policy(Condition={"StringEquals": {"aws:SourceAccount": "210987654321"}}),
+        _policy().replace("s3:PutObject", "s3:GetObject"),
+        _policy().replace("s3:GetBucketAcl", "s3:GetBucketLocation"),
+        _policy().replace(f"{BUCKET}/*", f"{BUCKET}/other/*"),
+    ):
+        desk.s3.put_bucket_policy(Bucket=BUCKET, Policy=policy)
+        desk.refused("AuthFailure", call, **desk.request(one))
+    unknown = _policy(Principal={"CanonicalUser": "0" * 64})
+    desk.refused("MalformedPolicy", desk.s3.put_bucket_policy, Bucket=BUCKET, Policy=unknown)
+    deny = {"Effect": "Deny", "Principal": {"CanonicalUser": EXPORTER}, "Action": "s3:*"}
+    deny["Resource"] = f"arn:aws:s3:::{BUCKET}/*"
+    desk.s3.put_bucket_policy(Bucket=BUCKET, Policy=_policy(deny))
+    desk.refused("AccessDenied", call, **desk.request(one))
+    desk.s3.put_bucket_policy(Bucket=BUCKET, Policy=_policy())
+    assert desk.finished(desk.export(one)["ExportTaskId"])["State"] == "completed"
+    rule = desk.hold_at("uploading", one)
+    made = desk.export(one)["ExportTaskId"]
+    assert desk.reached("uploading", made)
+    desk.s3.delete_bucket_policy(Bucket=BUCKET)
+    desk.sim.clear_rules(rule)
+    assert "must have WRITE" in desk.finished(made)["StatusMessage"]
+    desk.s3.put_bucket_policy(Bucket=BUCKET, Policy=_policy())
+    enforced = {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    desk.s3.put_bucket_ownership_controls(Bucket=BUCKET, OwnershipControls=enforced)
+    desk.refused("AuthFailure", call, **desk.request(one))
 
 
 @pytest.mark.parametrize("phase", ["converting", "uploading", "finishing"])

@@ -239,6 +239,7 @@ def test_rights_on_a_bucket_s_access(sim: AwsSimulator, refused: Refused, make: 
         "s3:GetBucketOwnershipControls": client.get_bucket_ownership_controls,
         "s3:GetBucketPublicAccessBlock": client.get_public_access_block,
         "s3:GetBucketLocation": client.get_bucket_location,
+        "s3:GetBucketPolicy": client.get_bucket_policy,
         "s3:GetBucketTagging": client.get_bucket_tagging,
     }.items():
         assert action in str(refused("AccessDenied", call, Bucket=bucket))

@@ -61,6 +61,8 @@ class SnapshotBlocks:
         self._client: Any = access.client("ebs")
         self._bulk = BulkClient(access, "ebs", policy=policy)
         self._endpoint = str(self._client.meta.endpoint_url).rstrip("/")
+        self._digests: dict[int, bytes] = {}
+        """Of the blocks that were read, until they are taken."""
 
     def close(self) -> None:
         self._bulk.close()
@@ -114,6 +116,10 @@ class SnapshotBlocks:
             offset=block.index * BLOCK,
         )
 
+    def take_digest(self, index: int) -> bytes | None:
+        """The SHA-256 of block ``index`` as it was read, once: its checksum is that, computed here of its bytes."""
+        return self._digests.pop(index, None)
+
     def _get(self, block: BlockRef, cancel: CancelFlag) -> bytes | None:
         """The bytes, or None when they were damaged on the way."""
         query = encode_query({"blockToken": block.token})
@@ -126,9 +132,12 @@ class SnapshotBlocks:
             at_most=BLOCK,
         )
         answer = self._bulk.send(request, cancel)
-        checksum = base64.b64encode(hashlib.sha256(answer.data).digest()).decode()
-        whole = len(answer.data) == BLOCK and checksum == answer.headers.get("x-amz-Checksum")
-        return answer.data if whole else None
+        digest = hashlib.sha256(answer.data).digest()
+        checksum = base64.b64encode(digest).decode()
+        if len(answer.data) != BLOCK or checksum != answer.headers.get("x-amz-Checksum"):
+            return None
+        self._digests[block.index] = digest
+        return answer.data
 
     def _listed_again(self, block: BlockRef) -> BlockRef:
         for page in self.pages(block.index):
@@ -187,7 +196,7 @@ class EbsStream:
         for block in self._listed():
             if len(asked) >= GETS_IN_FLIGHT:
                 yield asked.popleft()
-            asked.append(_EbsPiece(block.index, self._pool.submit(self._blocks.get, block, self._stop)))
+            asked.append(_EbsPiece(block.index, self._blocks, self._pool.submit(self._blocks.get, block, self._stop)))
         yield from asked
 
     def interrupt(self) -> None:
@@ -219,16 +228,19 @@ class EbsStream:
 
 
 class _EbsPiece:
-    """A block that was asked for."""
+    """A block that was asked for; a :class:`~wavelift.transfer.protocols.HashedPiece`."""
 
-    __slots__ = ("_data", "index")
+    __slots__ = ("_blocks", "_data", "digest", "index")
 
-    def __init__(self, index: int, data: Future[bytes]) -> None:
+    def __init__(self, index: int, blocks: SnapshotBlocks, data: Future[bytes]) -> None:
         self.index = index
+        self.digest: bytes | None = None
+        self._blocks = blocks
         self._data = data
 
     def load(self, into: memoryview) -> None:
         into[:] = self._data.result()
+        self.digest = self._blocks.take_digest(self.index)
 
 
 def compare_snapshot(

@@ -7,6 +7,7 @@ replaced. Only grants are added to another bucket, and only where the operator a
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -16,9 +17,18 @@ from typing import Any, Final, TypeVar
 from botocore.exceptions import ClientError
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.bucket_policy import denials_of, grants_of
 from wavelift.adapters.aws.errors import aws_errors, error_code
 from wavelift.adapters.aws.tagging import from_aws, to_aws
-from wavelift.base.errors import BusyError, MissingPrivilegeError, NotFoundError, PermanentError, WaveliftError
+from wavelift.base.errors import (
+    BusyError,
+    MissingPrivilegeError,
+    NotFoundError,
+    PermanentError,
+    UnreachableError,
+    WaveliftError,
+)
+from wavelift.base.regions import partition_of
 from wavelift.rules.export_facts import BucketFacts, GrantFacts
 
 log = logging.getLogger(__name__)
@@ -74,6 +84,7 @@ class ExportBuckets:
             return found
         unknown: list[str] = []
         no_grants: tuple[GrantFacts, ...] = ()
+        no_policy: Mapping[str, Any] = {}
 
         def read(what: str, call: Callable[[str], T], otherwise: T) -> T:
             try:
@@ -83,10 +94,16 @@ class ExportBuckets:
                 unknown.append(f"{what}: {error.what}; {error.next_step}")
                 return otherwise
 
+        policy = read("policy", self._policy, no_policy)
+        partition = partition_of(self._access.region)
         return found.model_copy(
             update={
                 "ownership": read("object ownership", self._ownership, ""),
-                "grants": read("access control list", self._grants_of, no_grants),
+                "grants": (
+                    *read("access control list", self._grants_of, no_grants),
+                    *grants_of(policy, name, partition),
+                ),
+                "denials": tuple(denials_of(policy, name, partition)),
                 "encryption": read("encryption", self._encryption, ""),
                 "public_access_blocked": read("block of public access", self._blocked, False),
                 "unknown": tuple(unknown),
@@ -135,6 +152,19 @@ class ExportBuckets:
 
     def _grants_of(self, name: str) -> tuple[GrantFacts, ...]:
         return _read_grants(self._client.get_bucket_acl(**self._own(name)))
+
+    def _policy(self, name: str) -> Mapping[str, Any]:
+        """Empty: it has none."""
+        found = _unless("NoSuchBucketPolicy", lambda: self._client.get_bucket_policy(**self._own(name)))
+        try:
+            document: Mapping[str, Any] = json.loads(found["Policy"]) if found else {}
+        except ValueError as error:
+            raise UnreachableError(
+                "what came as the bucket's policy is none",
+                next_step="Look again. If it stays so, something on the way answers in the place of S3",
+                bucket=name,
+            ) from error
+        return document
 
     def _encryption(self, name: str) -> str:
         """S3's own encryption is the least that any bucket does, one that was never told how included."""

@@ -49,7 +49,7 @@ def identity_needs(document: Document, *, region: str, account: str) -> list[Nee
         "export-*-task": "export-instance-task",
     }
     found = []
-    for statement in _statements(document):
+    for statement in statements_of(document):
         resource = str(statement["Resource"])
         for wild, one in named.items():
             resource = resource.replace(wild, one)
@@ -79,34 +79,38 @@ def missing_needs(documents: Iterable[Document], needs: Iterable[Need]) -> tuple
     Simple on purpose: a conditional Deny is not counted, a conditional Allow is; boundaries and organisation policies
     are not seen.
     """
-    statements = [statement for document in documents for statement in _statements(document)]
+    statements = [statement for document in documents for statement in statements_of(document)]
     return tuple(
         dict.fromkeys((action, resource) for action, resource in needs if not _allowed(statements, action, resource))
     )
 
 
 def _allowed(statements: Sequence[Document], action: str, resource: str) -> bool:
-    covering = [statement for statement in statements if _covers(statement, action, resource)]
+    covering = [statement for statement in statements if covers(statement, action, resource)]
     if any(one.get("Effect") == "Deny" and not one.get("Condition") for one in covering):
         return False
     return any(one.get("Effect") == "Allow" for one in covering)
 
 
-def _covers(statement: Document, action: str, resource: str) -> bool:
+def acts(statement: Document, action: str) -> bool:
+    """Whether a statement is about an action, on whatever resource."""
     if "NotAction" in statement:
-        acts = not _matches(statement["NotAction"], action, fold=True)
-    else:
-        acts = _matches(statement.get("Action"), action, fold=True)
+        return not _matches(statement["NotAction"], action, fold=True)
+    return _matches(statement.get("Action"), action, fold=True)
+
+
+def covers(statement: Document, action: str, resource: str) -> bool:
+    """Whether a statement is about an action on a resource. Conditions are not looked at."""
     if "NotResource" in statement:
-        return acts and not _matches(statement["NotResource"], resource)
-    return acts and _matches(statement.get("Resource"), resource)
+        return acts(statement, action) and not _matches(statement["NotResource"], resource)
+    return acts(statement, action) and _matches(statement.get("Resource"), resource)
 
 
 def _matches(patterns: object, text: str, *, fold: bool = False) -> bool:
     """IAM's wildcards are ``*`` and ``?`` only; actions ignore case. What is needed of "*" is any resource."""
     return any(
-        re.fullmatch(_wildcard(pattern), text, re.IGNORECASE if fold else 0) is not None
-        for pattern in _listed(patterns)
+        re.fullmatch(_wildcard(pattern), text, re.IGNORECASE if fold else re.NOFLAG) is not None
+        for pattern in listed(patterns)
     )
 
 
@@ -118,10 +122,10 @@ def trust_problem(document: Document) -> str:
     """What keeps VM Import from assuming the role; empty when nothing does."""
     services = [
         statement
-        for statement in _statements(document)
+        for statement in statements_of(document)
         if statement.get("Effect") == "Allow"
         and _matches(statement.get("Action"), "sts:AssumeRole", fold=True)
-        and VMIE in _listed(_principal(statement, "Service"))
+        and VMIE in listed(_principal(statement, "Service"))
     ]
     if not services:
         return f"{VMIE} is not trusted with sts:AssumeRole"
@@ -142,15 +146,15 @@ def _external_ids(statement: Document) -> Iterator[str]:
         if test in ("StringEquals", "StringLike"):
             for name, value in values.items():
                 if name.lower() == "sts:externalid":
-                    yield from _listed(value)
+                    yield from listed(value)
 
 
-def _statements(document: Document) -> list[Document]:
+def statements_of(document: Document) -> list[Document]:
     found = document.get("Statement", [])
     return [found] if isinstance(found, Mapping) else list(found)
 
 
-def _listed(value: object) -> list[str]:
+def listed(value: object) -> list[str]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else [str(each) for each in value] if isinstance(value, list) else []

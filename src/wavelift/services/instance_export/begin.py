@@ -78,7 +78,7 @@ def _intend(
     if full is not None:
         return full
     made = {"attempt": attempt_of(known), "method": plan.method}
-    phase = f"method {plan.method} begins"
+    phase = f"begins, by method {plan.method}"
     Work(ledger, access, known, ctx).write(
         "begun", made=made, state=ExportState.ACTIVE, plan=plan.dump(), method=plan.method, phase=phase, percent=0
     )
@@ -174,13 +174,13 @@ def _direct(work: Work) -> ExportOrder | ForSnapshots:
         found.check()
     except WaveliftError:  # the next try takes others; these go with the rest
         made = {"submission": work.made.submission + 1, "snapshot_ids": (), "instant": None}
-        work.write("snapshots_failed", made=made, phase="AWS could not make a snapshot; it is tried again")
+        work.write("snapshots_failed", made=made, phase="AWS could not make a snapshot; it tries again")
         raise
     if not found.completed:
         words = "AWS completes the snapshots"
         note(work.ledger, work.known, words, found.progress, work.ctx.clock)
         return ForSnapshots(work.made.snapshot_ids, words)
-    note(work.ledger, work.known, "the snapshots are read", 0, work.ctx.clock)
+    note(work.ledger, work.known, "reads the snapshots next", 0, work.ctx.clock)
     return work.order(direct_key(plan), disks=sources_of(plan, work.made), instant=work.made.instant)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.checks import AccountChecks
 from wavelift.adapters.aws.export_bucket import ExportBuckets
-from wavelift.adapters.aws.export_instance import instance_facts
+from wavelift.adapters.aws.export_instance import ExportInstances
 from wavelift.base.domain import Finding
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import run_key
@@ -91,7 +92,7 @@ def _judged(  # noqa: PLR0913  # what, where, and for which export
     export: str,
     ctx: RunContext,
 ) -> CheckedExport:
-    facts = instance_facts(access, instance_id, now=ctx.clock.now())
+    facts = ExportInstances(access).facts(instance_id, now=ctx.clock.now())
     bucket = ExportBuckets(access, place.account).facts(place.bucket)
     wish = Wish(
         environment=place.environment,
@@ -101,6 +102,9 @@ def _judged(  # noqa: PLR0913  # what, where, and for which export
         may_reboot=conf.may_reboot,
     )
     chosen = choose(conf.method, facts, bucket, wish)
+    if chosen.method == "image":  # no other method needs the role, and nobody's rights on IAM
+        role = AccountChecks(access).role(place.role, bucket=place.bucket, exports=place.bucket)
+        chosen = choose(conf.method, facts, bucket, wish, role)
     return CheckedExport(
         environment=place.environment,
         instance_id=instance_id,
@@ -116,7 +120,7 @@ def _plan(  # as above
 ) -> ExportPlan | None:
     if chosen.method is None or chosen.format is None or chosen.errors:
         return None
-    if chosen.method == "instance":  # AWS leaves out what was attached after the launch, and the person was told so
+    if chosen.method == "instance":  # by name, it leaves out what was attached after the launch: the person was told
         facts = facts.model_copy(update={"volumes": tuple(each for each in facts.volumes if each.launched)})
     return ExportPlan(
         export=export,

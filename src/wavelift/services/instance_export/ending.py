@@ -26,6 +26,7 @@ from wavelift.services.instance_export.begin import direct_key
 from wavelift.services.instance_export.messages import Removed
 from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note
+from wavelift.services.instance_export.tasks import SUBMITTING
 from wavelift.services.instance_export.waits import ForAWhile, ForTask
 from wavelift.services.instance_export.work import made_of, moment_of, plan_of, tag_of_run
 
@@ -87,7 +88,7 @@ def _without_result(
     api = InstanceExports(access)
     tasks = _tasks(api, known)
     if not tasks and _may_come(known, ctx):
-        return ForAWhile("AWS may show a task whose submission had no answer")
+        return ForAWhile("waits whether AWS shows a task: the answer to its submission was lost")
     for task in tasks:
         waits = None if task.finished else _ended(api, task)
         if waits is not None:
@@ -110,7 +111,7 @@ def _tasks(api: InstanceExports, known: InstanceExport) -> list[ExportTask]:
 
 
 def _may_come(known: InstanceExport, ctx: RunContext) -> bool:
-    submitting = moment_of(known, "submitting")
+    submitting = moment_of(known, SUBMITTING)
     return not known.task_id and submitting is not None and ctx.clock.now() - submitting < YOUNG
 
 

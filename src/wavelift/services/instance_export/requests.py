@@ -15,11 +15,10 @@ from wavelift.rules.conf import ExportConf
 from wavelift.rules.environment import Environment
 from wavelift.rules.flows import EXPORT
 from wavelift.rules.instance_export import CANCELLABLE, ExportState
-from wavelift.services.common.reserve import CANCELLED
+from wavelift.services.common.reserve import CANCELLED, NOT_MADE
 from wavelift.services.instance_export.opening import asked_of, end_unmade, is_reserved, is_unmade, open_export
 from wavelift.services.instance_export.runs import place_of
 
-NOT_MADE: Final = "Its DAG run could not be made: nothing was begun"
 RECENT: Final = timedelta(days=7)
 """What lists show by default."""
 
@@ -51,13 +50,15 @@ def reserve(
     return open_export(ledger, asked, ctx, request_id=request_id) if conf.mode == "export" else None
 
 
-def made_before(ledger: Ledger, run: DagRun, conf: ExportConf) -> InstanceExport | None:
+def made_before(ledger: Ledger, run: DagRun, *, subject: str | None = None) -> InstanceExport | None:
     """The export that an earlier request of the same name has, if its DAG run was made.
 
-    :raises PermanentError: the earlier request is about another instance."""
+    :param subject: what this request is about; None: whatever the earlier one was.
+    :raises PermanentError: the earlier request is about another instance.
+    """
     with ledger.read() as tx:
         known = exports.of_dag_run(tx, run)
-    if known is not None and conf.instance not in (known.subject, known.instance_id):
+    if known is not None and subject not in (None, known.subject, known.instance_id):
         raise PermanentError(
             f"An earlier request of this name is about {known.subject}", next_step="Give another request_id", run=run
         )
@@ -95,7 +96,7 @@ def cancel(ledger: Ledger, id: str, *, by: str, clock: Clock, over: bool, commit
                 "It is too late: the final image is being written"
                 if known.state is ExportState.VERIFYING
                 else "It is too late: the final image is being written, or is there",
-                next_step=f"Delete the object s3://{known.bucket}/{known.object_key} if nobody needs it",
+                next_step="When it has ended, delete its object if nobody needs it",
                 export=known.id,
                 state=str(known.state),
             )
@@ -111,7 +112,11 @@ def cancel(ledger: Ledger, id: str, *, by: str, clock: Clock, over: bool, commit
             return exports.apply(tx, known, "cancelled", at=now, by=by, **columns)
         if known.cancel_requested:
             return known
-        columns = {"state": ExportState.CANCELLING, "cancel_requested": True, "phase": "it is cancelled"}
+        columns = {
+            "state": ExportState.CANCELLING,
+            "cancel_requested": True,
+            "phase": "stops, and removes what it made",
+        }
         return exports.note_time(tx, known, "cancel_requested", at=now, by=by, **columns)
 
 

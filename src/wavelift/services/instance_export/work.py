@@ -99,6 +99,15 @@ class Work:
         self.made = made_of(self.known)
         require_going(self.known)
 
+    def forget(self, moment: str) -> None:
+        """What was written down beforehand did not come about."""
+        known = self.known
+        with self.ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
+            now = exports.get(tx, known.id, lock=True)
+            times = {name: at for name, at in (now.times or {}).items() if name != moment}
+            at, by = self.ctx.clock.now(), self.ctx.run
+            self.known = exports.apply(tx, now, f"not_{moment}", at=at, by=by, times=times)
+
     def order(self, key: str, **more: Any) -> ExportOrder:
         """For `read` and `verify`."""
         return ExportOrder(plan=self.plan, key=key, task_id=self.known.task_id, **more)

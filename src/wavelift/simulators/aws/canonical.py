@@ -1,6 +1,7 @@
 """Canonical ids: of this account, and those with which VM Export writes into a caller's bucket, by region.
 
-Source of the latter: VM Import/Export user guide, "Exporting an instance as a VM", prerequisites.
+Source of the latter: VM Import/Export user guide, "Exporting an instance as a VM", prerequisites; those from
+``ap-southeast-5`` on: its edition of 2025 or later.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ OWN: Final = {
     "cn-northwest-1": "834bafd86b15b6ca71074df0fd1f93d234b9d5e848a2cb31f880c149003ce36f",
     "us-gov-east-1": "af913ca13efe7a94b88392711f6cfc8aa07c9d1454d4f190a624b126733a5602",
     "us-gov-west-1": "af913ca13efe7a94b88392711f6cfc8aa07c9d1454d4f190a624b126733a5602",
+    "ap-southeast-5": "ed006f67543afcfe0779e356e52d5ed53fa45f95bcd7d277147dfc027aaca0e7",
+    "ap-southeast-6": "2dc8fa4ca1c59da5c6a4c5b0e397eea130ec62e49f18cff179034665fd20e8a2",
+    "ap-east-2": "a9fa0eb7c8483f9558cd14b24d16e9c4d1555261a320b586a3a06908ff0047ce",
+    "ap-southeast-7": "d011fe83abcc227a7ac0f914ce411d3630c4ef735e92e88ce0aa796dcfecfbdd",
+    "mx-central-1": "edaff67fe25d544b855bd0ba9a74a99a2584ab89ceda0a9661bdbeca530d0fca",
 }
 
 

@@ -115,6 +115,8 @@ NO_EXPORT_GRANT_MESSAGE: Final = (
     "vm-import-export@amazon.com must have WRITE and READ_ACL permission on the S3 bucket {bucket}."
 )
 """Seen in practice. That a bucket of another account gets the same answer is a guess."""
+EXPORTS_WITHOUT_ACLS: Final = False
+"""The user guide has ACLs enabled also where a policy grants. Whether it works without is not known."""
 NO_EXPORT_BUCKET_MESSAGE: Final = "The specified bucket does not exist: {bucket}"
 OTHER_REGION_MESSAGE: Final = "The bucket {bucket} is not in the region {region}"
 WITH_KMS_MESSAGE: Final = "The bucket {bucket} is encrypted with SSE-KMS, which exports do not support"

@@ -134,6 +134,12 @@ def statements_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return _listed(document.get("Statement"))
 
 
+def canonical_users(statement: Mapping[str, Any]) -> list[str]:
+    """The canonical ids that a bucket policy's statement names as principals."""
+    principal = statement.get("Principal")
+    return [str(one) for one in _listed(principal.get("CanonicalUser"))] if isinstance(principal, dict) else []
+
+
 def acts_on(statement: Mapping[str, Any], action: str) -> list[str]:
     """The statement's patterns that cover the action. Case does not count."""
     patterns = [str(item) for item in _listed(statement.get("Action"))]

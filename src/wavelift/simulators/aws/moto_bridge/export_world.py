@@ -12,6 +12,7 @@ from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.evidence import EXPORTS, RAW, KeptExport
 from wavelift.simulators.aws.faults import Rule
 from wavelift.simulators.aws.moto_bridge.account import Account
+from wavelift.simulators.aws.moto_bridge.exportable import exported_volumes
 from wavelift.simulators.aws.moto_bridge.exports import check_export_role
 from wavelift.simulators.aws.moto_bridge.instances import reboot
 from wavelift.simulators.aws.s3.store import StoredObject
@@ -47,10 +48,10 @@ class ExportWorld:
             instance = account.backends.ec2.get_instance_by_id(task.new.source)
             if instance is None or instance.state not in {"running", "stopping", "stopped"}:
                 raise ExportFailed(f"ClientError: The instance {task.new.source} does not exist any more")
-            blocks = list(instance.block_device_mapping.values())
-            if len(blocks) != 1:
-                raise ExportFailed(f"ClientError: The instance {task.new.source} has {len(blocks)} virtual disks")
-            volume = account.volume(blocks[0].volume_id)
+            exported = exported_volumes(account, instance)
+            if len(exported) != 1:
+                raise ExportFailed(f"ClientError: The instance {task.new.source} has {len(exported)} virtual disks")
+            volume = account.volume(exported[0])
             if instance.state == "running" and account.settings.export_reboots:
                 reboot(account, instance)
                 task.rebooted = True

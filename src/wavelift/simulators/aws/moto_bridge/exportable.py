@@ -33,21 +33,29 @@ def check_image(account: Account, image: Any) -> None:
         raise AwsError(NOT_EXPORTABLE_CODE, f"The image {image.id} can't be exported: {problem}", 400)
 
 
+def exported_volumes(account: Account, instance: Any) -> list[str]:
+    """Those of the launch that are still attached.
+
+    User guide: only volumes of the block device mapping are exported, and none that were attached after the launch.
+    """
+    launched = account.launches[instance.id].volumes
+    attached = [str(block.volume_id) for block in instance.block_device_mapping.values()]
+    return [volume_id for volume_id in attached if volume_id in launched]
+
+
 def _of_instance(account: Account, instance: Any) -> Iterator[str]:
     ec2 = account.backends.ec2
     if _owner(ec2, instance.id) != ACCOUNT:
         yield "it is shared from another account"
     yield from _software(instance)
-    launch, blocks = account.launches[instance.id], list(instance.block_device_mapping.values())
+    launch, exported = account.launches[instance.id], exported_volumes(account, instance)
     if launch.instance_store:
         yield f"it has instance store volumes ({', '.join(launch.instance_store)})"
-    if any(block.volume_id not in launch.volumes for block in blocks):
-        yield "it has EBS volumes that were attached after the launch"
-    if len(blocks) != 1:
-        yield f"it has {len(blocks)} virtual disks"
+    if len(exported) != 1:
+        yield f"it has {len(exported)} virtual disks"
     if len(instance.nics) > 1:
         yield f"it has {len(instance.nics)} network interfaces"
-    volumes = [ec2.volumes[block.volume_id] for block in blocks]
+    volumes = [ec2.volumes[volume_id] for volume_id in exported]
     if any(volume.encrypted or _encrypted(ec2, volume.snapshot_id) for volume in volumes):
         yield "its block device mapping has encrypted volumes or snapshots"
     if any(int(volume.size) > MAX_GIB for volume in volumes):

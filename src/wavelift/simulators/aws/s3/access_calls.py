@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 from wavelift.simulators.aws.canonical import OWNER_ID
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.invented import FOREIGN_OWNER_CODE
+from wavelift.simulators.aws.policy import canonical_users, statements_of
 from wavelift.simulators.aws.s3 import access, xml
 from wavelift.simulators.aws.s3.routes import address
 from wavelift.simulators.aws.s3.store import Bucket, S3Store
@@ -126,6 +127,9 @@ class AccessCalls:
 
     def _put_policy(self, request: Request) -> Response:
         bucket, body = self._bucket(request), request.body.content
+        named = [one for each in statements_of(json.loads(body or b"{}")) for one in canonical_users(each)]
+        if any(one not in self._known for one in named):
+            raise AwsError("MalformedPolicy", "Invalid principal in policy", 400)
         if bucket.access.blocked("BlockPublicPolicy") and _is_public(body):
             text = (
                 f"User: {request.caller} is not authorized to perform: s3:PutBucketPolicy on resource: {bucket.name} "

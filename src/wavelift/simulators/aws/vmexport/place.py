@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from wavelift.simulators.aws.canonical import exporter
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.invented import (
+    EXPORTS_WITHOUT_ACLS,
     NO_EXPORT_BUCKET_MESSAGE,
     NO_EXPORT_GRANT_CODE,
     NO_EXPORT_GRANT_MESSAGE,
@@ -15,14 +17,15 @@ from wavelift.simulators.aws.invented import (
     OTHER_REGION_MESSAGE,
     WITH_KMS_MESSAGE,
 )
-from wavelift.simulators.aws.policy import Use, check_policy
+from wavelift.simulators.aws.policy import Use, canonical_users, check_policy, covers, statements_of
 from wavelift.simulators.aws.s3.encryption import WITH_KMS
 from wavelift.simulators.aws.s3.store import Bucket, S3Store
 from wavelift.simulators.aws.s3.xml import parse_encryption
 from wavelift.simulators.aws.settings import ACCOUNT, partition_of
 from wavelift.simulators.aws.vmimport import roles
 
-GRANTS: Final = ("WRITE", "READ_ACP")
+GRANTS: Final = {"WRITE": "s3:PutObject", "READ_ACP": "s3:GetBucketAcl"}
+"""What the bucket's ACL must grant (user guide, prerequisites of an export), or its policy (its edition of 2025)."""
 MAX_KEY: Final = 1024
 """Bytes of an object's key in UTF-8 (S3 user guide)."""
 BUCKET_ACTIONS: Final = ("s3:GetBucketLocation", "s3:ListBucket", "s3:GetBucketAcl")
@@ -50,12 +53,26 @@ def check_bucket(s3: S3Store, name: str, key: str, region: str) -> Bucket:
 
 
 def check_grants(bucket: Bucket, key: str) -> None:
-    """The region's account of VM Export must be allowed by the ACL, which ownership must not have disabled, and must
-    not be denied by the bucket's policy. Raises AwsError."""
+    """The region's account of VM Export must be allowed by the ACL or the policy of the bucket, whose ownership must
+    not have disabled ACLs, and must not be denied by the policy. Raises AwsError."""
     who = exporter(bucket.region)
-    if not all(bucket.access.allows(who, permission) for permission in GRANTS):
+    allowed = all(
+        bucket.access.allows(who, permission) or _policy_allows(bucket, who, action, key)
+        for permission, action in GRANTS.items()
+    )
+    if not (bucket.access.acls or EXPORTS_WITHOUT_ACLS) or not allowed:
         raise AwsError(NO_EXPORT_GRANT_CODE, NO_EXPORT_GRANT_MESSAGE.format(bucket=bucket.name), 403)
     _check_deny(bucket, key, {})
+
+
+def _policy_allows(bucket: Bucket, who: str, action: str, key: str) -> bool:
+    where = f"arn:{partition_of(bucket.region)}:s3:::{bucket.name}"
+    use = Use(action, where if action == GRANTS["READ_ACP"] else f"{where}/{key}")
+    document = json.loads(bucket.documents.get("policy") or b"{}")
+    return any(
+        one.get("Effect") == "Allow" and who in canonical_users(one) and covers(one, use)
+        for one in statements_of(document)
+    )
 
 
 def check_role(

@@ -19,7 +19,7 @@ MOMENTS: Final = {
     "checking": "check begun",
     "checked": "checked",
     "refused": "refused by the last check",
-    "submitting": "task of AWS asked for",
+    "asking": "AWS was asked; no answer yet",
     "submitted": "task of AWS begun",
     "task_failed": "task of AWS failed, tried again",
     "image_begun": "image asked for",

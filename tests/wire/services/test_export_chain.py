@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ from wavelift.services.instance_export import ending
 from wavelift.services.instance_export.messages import ExportReport
 from wavelift.services.instance_export.requests import TooLateError
 from wavelift.services.instance_export.waits import ForImage, ForPlace, ForTask
+from wavelift.services.instance_export.work import Work
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 
 from .conftest import QUICK
@@ -169,9 +171,7 @@ def test_vie_01_aws_exports_an_instance_of_one_disk(lab: Lab) -> None:
     assert [line for line in made.opened if "disk" in line]
     assert [isinstance(each, ForTask) for each in lab.chain.waited] == [True] * len(lab.chain.waited)
     assert made.removed == ()
-    assert {"admitted", "checked", "begun", "submitting", "submitted", "exported", "completed", "removed"} <= set(
-        known.times or {}
-    )
+    assert {"admitted", "checked", "begun", "submitted", "exported", "completed", "removed"} <= set(known.times or {})
 
 
 def test_vie_03_who_names_the_method_leaves_out_what_was_attached_later(lab: Lab) -> None:
@@ -634,17 +634,56 @@ def test_vie_06_of_a_run_that_was_killed_without_a_teardown_the_upkeep_leaves_no
     assert lab.chain.upkeep() == (), "it lives"
     lab.chain.alive.discard("r1")
 
-    def ended() -> bool:
-        lab.chain.clock.sleep(1)
-        lab.chain.upkeep()
-        return lab.chain.known().state.terminal
-
-    assert eventually(ended)
+    assert eventually(lambda: _upkept(lab, "r1"))
     assert (lab.chain.known().state, lab.chain.known().error) == (
         ExportState.FAILED,
         "Its DAG run ended without its last tasks",
     )
     assert lab.nothing_left()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["instance", "image", "direct"])
+def test_vie_06_killed_before_any_of_its_writes_nothing_is_left(
+    lab: Lab, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst moment: AWS has done it, and the ledger does not know it yet."""
+    one, real, left = lab.instance(2 if method == "direct" else 1), Work.write, 0
+
+    def write(self: Work, moment: str, **columns: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed(moment)
+        real(self, moment, **columns)
+
+    monkeypatch.setattr(Work, "write", write)
+    more = {"format": "vmdk"} if method == "image" else {}
+    for nth in range(20):
+        left, run, killed = nth, f"r{nth}", ""
+        lab.chain.admit(run, instance=one, method=method, may_reboot=True, **more)
+        lab.chain.check(run)
+        assert lab.chain.reserve(run) is None
+        try:
+            lab.chain.begun(run)
+        except Killed as at:
+            killed = str(at)
+        lab.chain.alive.discard(run)
+        assert eventually(partial(_upkept, lab, run)), killed
+        assert lab.nothing_left(), killed
+        if not killed:
+            break
+    assert nth >= 2
+    assert not killed
+
+
+def _upkept(lab: Lab, run: str) -> bool:
+    lab.chain.clock.sleep(10)
+    lab.chain.upkeep()
+    return lab.chain.known(run).state.terminal
 
 
 @pytest.mark.parametrize("read", [False, True])

@@ -134,15 +134,16 @@ def _made_image(work: Work) -> ForImage | None:
     """The temporary image is there, or what must be waited for."""
     sources, plan = ExportSources(work.access), work.plan
     if not work.made.image_id:
-        image = sources.make_image(
-            plan.instance.instance_id,
-            image_name(run_of(plan.export), work.made.attempt),
-            reboot=plan.may_reboot,
-            tags=work.tags,
-            description=f"export {plan.export}",
-        )
+        with work.asking():
+            image = sources.make_image(
+                plan.instance.instance_id,
+                image_name(run_of(plan.export), work.made.attempt),
+                reboot=plan.may_reboot,
+                tags=work.tags,
+                description=f"export {plan.export}",
+            )
         phase = f"AWS makes the image {image.image_id}"
-        work.write("image_begun", made={"image_id": image.image_id}, phase=phase)
+        work.write("image_begun", answered=True, made={"image_id": image.image_id}, phase=phase)
     image = sources.image(work.made.image_id)  # it fails here if AWS could not make it
     if image.state != AVAILABLE:
         return ForImage(image.image_id, f"AWS makes the image {image.image_id}")
@@ -158,17 +159,17 @@ def _direct(work: Work) -> ExportOrder | ForSnapshots:
     sources, plan = ExportSources(work.access), work.plan
     if not work.made.snapshot_ids:
         work.ctx.cancel.check()
-        taken = sources.take(
-            SnapshotsRequest(
-                instance_id=plan.instance.instance_id,
-                volume_ids=[volume.volume_id for volume in plan.instance.volumes],
-                token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
-                tags=work.tags,
-                description=f"export {plan.export}",
-            )
+        request = SnapshotsRequest(
+            instance_id=plan.instance.instance_id,
+            volume_ids=[volume.volume_id for volume in plan.instance.volumes],
+            token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
+            tags=work.tags,
+            description=f"export {plan.export}",
         )
+        with work.asking():
+            taken = sources.take(request)
         made = {"snapshot_ids": tuple(one.snapshot_id for one in taken.snapshots), "instant": taken.started}
-        work.write("snapshots_taken", made=made, phase="AWS completes the snapshots")
+        work.write("snapshots_taken", answered=True, made=made, phase="AWS completes the snapshots")
     found = _present(work, sources)
     try:
         found.check()

@@ -18,8 +18,7 @@ from typing import Final
 import pytest
 from tests.airflow import sites
 from tests.airflow.aside import Players, is_aside
-from tests.airflow.exporting import NEAR, OUT, lay_out_exports
-from tests.airflow.fleet import LAB_WAVES, OTHER_VCENTER, SLOW, WAVES, lay_out_more, simulators
+from tests.airflow.fleet import LAB_WAVES, OTHER_VCENTER, OUTBOUND, SLOW, WAVES, lay_out_more, simulators
 from tests.airflow.inprocess import Lab, airflow_here
 from tests.airflow.outside import Outside
 from tests.airflow.waves import BUCKET
@@ -41,6 +40,7 @@ LAST: Final = (
     "test_browser",
     "test_hcx_browser",
     "test_export_browser",
+    "test_export_world",
     "test_imports",
     "test_kill",
     "test_restart",
@@ -73,7 +73,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     (folder / "home").mkdir()
     with ExitStack() as stack:
         stage = stack.enter_context(simulators(folder, LAB_WAVES, slow={}))
-        lay_out_exports(folder / "dags", stage, OUT)
         home = folder / "home"
         grant_keys.keygen(
             KeyFiles(home / "wavelift" / "grants" / "private.pem", home / "wavelift" / "grants" / "public")
@@ -104,9 +103,8 @@ def world(
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("airflow")
     with ExitStack() as stack:
-        stage = stack.enter_context(simulators(folder, WAVES, slow=SLOW))
+        stage = stack.enter_context(simulators(folder, WAVES, slow=SLOW, later=OUTBOUND))
         lay_out_more(folder / "dags", stage)
-        lay_out_exports(folder / "dags", stage, OUT, NEAR)
         crossing = None
         if HCX_FOR & {item.path.stem for item in request.session.items}:
             crossing = sites.start(stack, folder)

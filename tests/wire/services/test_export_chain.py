@@ -414,6 +414,7 @@ def test_vie_04_a_region_that_others_fill_is_waited_for(lab: Lab) -> None:
     waits = lab.chain.begin()
     assert isinstance(waits, ForPlace)
     assert "5 export tasks are active" in waits.words
+    assert lab.chain.known().phase == f"waits: {waits.words}"
     assert lab.chain.known().state is ExportState.QUEUED, "nothing was begun"
     for rule in rules:
         lab.sim.clear_rules(rule)
@@ -440,6 +441,19 @@ def test_vie_02_grants_that_were_taken_away_after_the_check_are_seen_before_anyt
         lab.chain.begin()
     assert lab.nothing_left()
     assert lab.chain.end(words="begin: refused").state == "failed"
+
+
+def test_what_is_found_at_the_beginning_is_what_the_export_tells(lab: Lab) -> None:
+    """It was checked with the grants of the ACL, and begins with those of the policy."""
+    begun(lab, method="instance")
+    s3, who = lab.sim.client("s3"), {"CanonicalUser": export_account(lab.sim.region)}
+    allow = {"Effect": "Allow", "Principal": who, "Action": "s3:*"}
+    allow["Resource"] = [f"arn:aws:s3:::{lab.bucket}", f"arn:aws:s3:::{lab.bucket}/*"]
+    s3.put_bucket_policy(Bucket=lab.bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [allow]}))
+    s3.put_bucket_acl(Bucket=lab.bucket, ACL="private")
+    made = finished(lab)
+    assert made.state == "completed"
+    assert "bucket.policy" in {each.code for each in made.findings}
 
 
 def test_an_instance_that_was_terminated_after_the_check_is_seen(lab: Lab) -> None:
@@ -593,6 +607,21 @@ def test_vie_06_cancelled_after_the_ova_was_written_and_before_it_is_recorded(la
     with pytest.raises(PermanentError, match="cancelled on request"):
         lab.chain.record(written, verified)
     assert lab.chain.end().state == "cancelled"
+    assert lab.nothing_left()
+
+
+@pytest.mark.parametrize("looked", [True, False])
+def test_vie_06_the_object_of_a_task_that_aws_forgot_goes_too(lab: Lab, looked: bool) -> None:
+    """Its run failed, or was dead for days."""
+    begun(lab)
+    lab.chain.begun(until=lambda found: isinstance(found, ForTask))
+    assert eventually(lambda: lab.objects() != [])
+    assert eventually(lambda: lab.state()["export_tasks"] == [])
+    if looked:
+        assert isinstance(lab.chain.begin(), ExportOrder)
+    lab.sim.advance(lab.sim.settings()["export_memory_seconds"] + 1)
+    assert lab.tasks() == []
+    assert lab.chain.end(words="verify: it does not open").state == "failed"
     assert lab.nothing_left()
 
 

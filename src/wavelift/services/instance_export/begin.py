@@ -25,12 +25,12 @@ from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlace, ExportPlan, SourceDisk
 from wavelift.services.dataplane.export_staging import OVA_SUFFIX, run_of
-from wavelift.services.instance_export.check import look_again
+from wavelift.services.instance_export.check import columns_of, look_again
 from wavelift.services.instance_export.opening import attempt_of
 from wavelift.services.instance_export.progress import note
 from wavelift.services.instance_export.runs import known_of, require_going
 from wavelift.services.instance_export.tasks import advance, place_for
-from wavelift.services.instance_export.waits import ForImage, ForSnapshots, Waits
+from wavelift.services.instance_export.waits import ForImage, ForPlace, ForSnapshots, Waits
 from wavelift.services.instance_export.work import Made, Work, made_of
 
 BEGIN_ANEW: Final = "Clear the run's first task, `admit`, with downstream: it begins anew"
@@ -51,9 +51,12 @@ def begin(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext
             return waits
         known = known_of(ledger, ctx)
     work = Work(ledger, access, known, ctx)
-    if work.plan.method == "instance":
-        return _instance(work, place)
-    return _image(work, place) if work.plan.method == "image" else _direct(work)
+    if work.plan.method == "direct":
+        return _direct(work)
+    found = _instance(work, place) if work.plan.method == "instance" else _image(work, place)
+    if isinstance(found, ForPlace):
+        _note_full(ledger, known, found, ctx)
+    return found
 
 
 def direct_key(plan: ExportPlan) -> str:
@@ -73,16 +76,20 @@ def _intend(
     ledger: Ledger, access: AwsAccess, known: InstanceExport, place: ExportPlace, ctx: RunContext
 ) -> Waits | None:
     """The point after which something may be outside. Bucket and instance are what they are now, not at the check."""
-    plan = look_again(ledger, access, known, place, ctx)
+    checked, plan = look_again(ledger, access, known, place, ctx)
     full = None if plan.method == "direct" else place_for(InstanceExports(access), place.limit)
     if full is not None:
+        _note_full(ledger, known, full, ctx)
         return full
     made = {"attempt": attempt_of(known), "method": plan.method}
     phase = f"begins, by method {plan.method}"
-    Work(ledger, access, known, ctx).write(
-        "begun", made=made, state=ExportState.ACTIVE, plan=plan.dump(), method=plan.method, phase=phase, percent=0
-    )
+    columns = {**columns_of(checked), "state": ExportState.ACTIVE, "phase": phase, "percent": 0}
+    Work(ledger, access, known, ctx).write("begun", made=made, **columns)
     return None
+
+
+def _note_full(ledger: Ledger, known: InstanceExport, full: ForPlace, ctx: RunContext) -> None:
+    note(ledger, known, f"waits: {full.words}", 0, ctx.clock)
 
 
 # AWS exports the instance

@@ -101,6 +101,9 @@ def _without_result(
         removed.append(f"task {task.task_id} ({task.status})")
         key = task.object_key(plan.format)
         removed += discard_export(access, plan.place, key, export=known.id, task_id=task.task_id)
+    if known.task_id and known.task_id not in {task.task_id for task in tasks}:  # AWS forgot it, and not its object
+        key = known.object_key or f"{plan.prefix}{known.task_id}.{plan.format}"
+        removed += discard_export(access, plan.place, key, export=known.id, task_id=known.task_id)
     return None
 
 

@@ -101,7 +101,7 @@ class InstanceExportOperator(StartingOperator):
             known = exports.get(tx, id)
         if known.state is not ExportState.COMPLETED:
             raise PermanentError(
-                f"The export is {known.state}: {known.error or known.phase}",
+                f"The export ended without an object: {known.state}, {known.error or known.phase}",
                 next_step=f"See `wavelift export show {known.id}`",
                 server=known.instance_id,
             )

@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 from tests.airflow import sites
 from tests.airflow.aside import Players, is_aside
-from tests.airflow.fleet import LAB_WAVES, OTHER_VCENTER, SLOW, WAVES, lay_out_more, simulators
+from tests.airflow.fleet import LAB_WAVES, OTHER_VCENTER, OUTBOUND, SLOW, WAVES, lay_out_more, simulators
 from tests.airflow.inprocess import Lab, airflow_here
 from tests.airflow.outside import Outside
 from tests.airflow.waves import BUCKET
@@ -36,12 +36,28 @@ SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
 GROUPS: Final = {"world": "airflow", "lab": "inprocess", "pair": "airflow"}
 """Fixture → xdist group: there is one of each, and no two Airflows run at once."""
-LAST: Final = ("test_browser", "test_hcx_browser", "test_imports", "test_kill", "test_restart", "test_two_schedulers")
+LAST: Final = (
+    "test_browser",
+    "test_hcx_browser",
+    "test_export_browser",
+    "test_export_world",
+    "test_imports",
+    "test_kill",
+    "test_restart",
+    "test_two_schedulers",
+)
 """What a page is waited for in, what slows every import down, and what breaks the running Airflow: in this order,
 after all the rest."""
 EARLY: Final = ("late", "full", "broken")
 """Waves whose runs begin with ``world``, if one of :data:`EARLY_FOR` is to run."""
-EARLY_FOR: Final = {"test_wave", "test_console", "test_specs", "test_browser"}
+EARLY_FOR: Final = {
+    "test_wave",
+    "test_console",
+    "test_specs",
+    "test_browser",
+    "test_export_browser",
+    "test_export_commands",
+}
 TEST_SECONDS: Final = 1800
 """A run that takes seconds on idle cores takes minutes beside four others."""
 MAIN: Final = threading.main_thread().name
@@ -87,7 +103,7 @@ def world(
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("airflow")
     with ExitStack() as stack:
-        stage = stack.enter_context(simulators(folder, WAVES, slow=SLOW))
+        stage = stack.enter_context(simulators(folder, WAVES, slow=SLOW, later=OUTBOUND))
         lay_out_more(folder / "dags", stage)
         crossing = None
         if HCX_FOR & {item.path.stem for item in request.session.items}:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from tests.airflow.waves import (
@@ -59,6 +60,10 @@ WAVES: Final[dict[str, WaveOf]] = {
     ),
 }
 """Of the running Airflow."""
+OUTBOUND: Final = {
+    "outbound": WaveOf((Vm("outbound-a", (12, 6), entry=RUNNING),), {"environment": "out"}),
+}
+"""Of the proof that exports what was migrated. Its file and environment are laid out by ``test_export_world.py``."""
 DNS_ZONE: Final = "corp.example"
 TTL: Final = 300
 """Of the records that point to the sources, in seconds."""
@@ -155,14 +160,18 @@ def _others() -> list[SimVm]:
 
 
 @contextmanager
-def simulators(folder: Path, waves: dict[str, WaveOf], *, slow: dict[str, Any]) -> Iterator[Stage]:
+def simulators(
+    folder: Path, waves: dict[str, WaveOf], *, slow: dict[str, Any], later: Mapping[str, WaveOf] = MappingProxyType({})
+) -> Iterator[Stage]:
     """Both simulators with the servers of the waves, and ``folder/dags``.
+
+    :param later: waves whose servers are there, and whose files a test lays out.
 
     Faults are rules that hit one server of one test each, from the start: none has to be taken away while others run.
     """
     with start_aws(folder / "aws", tls=True, evidence=True) as aws:
         network = aws.bootstrap(bucket=BUCKET, role=True)
-        servers = [*_others(), *machines(folder / "disks", waves)]
+        servers = [*_others(), *machines(folder / "disks", {**waves, **later})]
         with start_vcenter(folder / "vcenter", servers, evidence=True, lease_timeout=10) as vcenter:
             stage = Stage(vcenter, aws, network)
             lay_out(folder / "dags", stage, waves)

@@ -210,6 +210,18 @@ def test_the_end_of_a_run_is_told_and_again_after_a_clear(ledger: Ledger, told: 
     assert heard == ["failure: erp.migrate failed", "success: erp.migrate succeeded", "failure: erp.migrate failed"]
 
 
+@pytest.mark.parametrize(("dag_id", "about"), [("erp.migrate", "erp"), ("instance_export.lab", "lab")])
+def test_the_end_of_a_run_is_told_with_what_its_dag_is_of(
+    monkeypatch: pytest.MonkeyPatch, dag_id: str, about: str
+) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr(notifications, "_opened", lambda: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(notifications, "notify", lambda ledger, notice, context: heard.append(notice.wave))
+    run = SimpleNamespace(run_id="m1", clear_number=0)
+    notifications.run_failed({"dag_run": run, "dag": SimpleNamespace(dag_id=dag_id), "run_id": "m1"})
+    assert heard == [about]
+
+
 def test_a_dag_has_callbacks_only_if_somebody_is_to_be_told(told: Any) -> None:
     told(text="")
     assert not migrate_dag(SHAPE).on_failure_callback

@@ -13,6 +13,7 @@ from airflow.sdk.definitions.deadline import BaseDeadlineReference
 from wavelift.airflow import config
 from wavelift.airflow.notifiers import Kind, Notice, notify, notify_async
 from wavelift.base.errors import SpecError
+from wavelift.rules.flows import EXPORT
 from wavelift.rules.plans import WaveShape
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ def run_callbacks() -> dict[str, Any]:
 
 
 def run_failed(context: Any) -> None:
-    """A run of a wave failed."""
+    """A run of a wave, a network or an environment's exports failed."""
     _run_ended(context, Kind.FAILURE)
 
 
@@ -199,7 +200,8 @@ def run_succeeded(context: Any) -> None:
 
 def _run_ended(context: Any, kind: Kind) -> None:
     run, dag_id = context.get("dag_run"), context["dag"].dag_id
-    run_id, wave = context["run_id"] if run is None else run.run_id, dag_id.rpartition(".")[0]
+    run_id = context["run_id"] if run is None else run.run_id
+    wave = EXPORT.wave_of(dag_id) or dag_id.rpartition(".")[0]
     # A run that was cleared ends once more, and that is another event.
     cleared = getattr(run, "clear_number", 0) or 0
     ended = "failed" if kind is Kind.FAILURE else "succeeded"

@@ -75,7 +75,7 @@ def list_(  # noqa: PLR0913  # one parameter per option
 @app.command()
 @api_errors_told()
 def show(
-    what: Annotated[str, typer.Argument(metavar="ID", help="Of a migration, a replication job or a run.")],
+    what: Annotated[str, typer.Argument(metavar="ID", help="Of a migration, a replication job, a run or an export.")],
     limit: Annotated[int, typer.Option(min=1, max=500)] = 200,
     after: Annotated[int, typer.Option(min=0, help="Only events after this number.")] = 0,
     as_json: AsJson = False,

@@ -1,4 +1,4 @@
-"""The audit trail of one migration, replication job or run: who did what, and when."""
+"""The audit trail of one migration, replication job, run or instance export: who did what, and when."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from fastapi import FastAPI, HTTPException, Query
 from wavelift.console.access import require_read
 from wavelift.console.audit_answers import EventList, EventRow
 from wavelift.console.deps import LedgerDep
+from wavelift.console.lists import readable
 from wavelift.console.replication import readable_job
 from wavelift.console.values import LARGEST
-from wavelift.ledger import Ledger, jobs
+from wavelift.ledger import Ledger, exports, jobs
 from wavelift.ledger.events import EVENTS_A_PAGE, list_events
 from wavelift.ledger.server_runs import SERVER_RUNS, rows_of
+from wavelift.rules.flows import EXPORT
 
 
 def add_event_routes(app: FastAPI) -> None:
@@ -26,7 +28,7 @@ def add_event_routes(app: FastAPI) -> None:
         after: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = EVENTS_A_PAGE,
     ) -> EventList:
-        """What happened to a migration, a replication job or a run, oldest first; ``after`` is the last id seen."""
+        """What happened to a migration, a replication job, a run or an export, oldest first; ``after``: the last id."""
         kind = _kind(ledger, object_id, user)
         with ledger.read() as tx:
             found = list_events(tx, object_kind=kind, object_id=object_id, after=after, limit=limit)
@@ -38,9 +40,13 @@ def _kind(ledger: Ledger, id: str, user: Any) -> str:
     if id.startswith(jobs.PREFIX):
         readable_job(ledger, id, user)
         return "replication_job"
+    if id.startswith(EXPORT.prefix):
+        readable(user, ledger, exports.get, id)
+        return exports.EXPORT_KIND
     if (rows := rows_of(id)) is None:
         prefixes = ", ".join(f"{each.words.noun} ({each.flow.prefix}…)" for each in SERVER_RUNS)
-        raise HTTPException(422, f"{id} names no {prefixes} or replication job ({jobs.PREFIX}…)")
+        exported = f"instance export ({EXPORT.prefix}…)"
+        raise HTTPException(422, f"{id} names no {prefixes}, {exported} or replication job ({jobs.PREFIX}…)")
     with ledger.read() as tx:
         known = rows.get(tx, id)
     require_read(user, known.dag_id)

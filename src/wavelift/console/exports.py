@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, Query
 
-from wavelift.airflow.rest import ApiClient
+from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.run import RunContext, SystemClock
 from wavelift.console.access import require_read
 from wavelift.console.caller import Caller, CallerDep
@@ -45,6 +45,7 @@ INSTANCE: Final = "i-"
 """Of the ids of instances; any other subject is a migration or a cutover."""
 READ: Final = EXPORT.task_id("read")
 VERIFY: Final = EXPORT.task_id("verify")
+NOT_FOUND: Final = 404
 
 
 def add_export_routes(app: FastAPI) -> None:
@@ -117,7 +118,7 @@ def _cancelling(app: FastAPI) -> None:
         )
         # Marked first: whatever begins between the two sees that it was cancelled.
         goes_on = not over and not cancelled.state.terminal
-        stopped = Chain(airflow, cancelled, UNMAPPED, CHAIN).stop() if goes_on else []
+        stopped = _stopped(airflow, cancelled) if goes_on else []
         return ExportCancelled.of(cancelled, **row_fields(cancelled), stopped_tasks=stopped)
 
 
@@ -189,6 +190,16 @@ def _is_committed(airflow: ApiClient, known: InstanceExport) -> bool:
     rows = airflow.task_instances(known.dag_id, known.dag_run_id)
     states = {row["task_id"]: row["state"] for row in rows if row["map_index"] == UNMAPPED}
     return states.get(READ) == "success" and states.get(VERIFY) not in STOPPED
+
+
+def _stopped(airflow: ApiClient, cancelled: InstanceExport) -> list[str]:
+    """The tasks that were failed; none while the DAG run is being made: its `admit` sees that it was cancelled."""
+    try:
+        return Chain(airflow, cancelled, UNMAPPED, CHAIN).stop()
+    except ApiError as error:
+        if error.status != NOT_FOUND:
+            raise
+        return []
 
 
 def _progress(ledger: Ledger, airflow: ApiClient, user: Any) -> Progress:

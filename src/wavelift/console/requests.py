@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -32,6 +33,19 @@ Id = Annotated[str, Field(min_length=1, max_length=250)]
 """Of a thing of Airflow or of AWS."""
 Region = Annotated[str, Field(max_length=32)]
 Text = Annotated[str, Field(max_length=1000)]
+
+
+def _storable(value: datetime) -> datetime:
+    """:raises ValueError: in UTC its year has no four digits: an offset leads out of what a time can hold."""
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside of the years 1 to 9999 in UTC") from None
+    return value
+
+
+When = Annotated[AwareDatetime, AfterValidator(_storable)]
+"""A time with its offset, which the ledger can hold."""
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:+-]+$", max_length=100)]
 """The caller's own name of a request: asked with it again, nothing is started twice."""
 
@@ -141,9 +155,9 @@ class CutoverBody(Body):
     mode: Literal["plan", "prepare", "cutover"] = "plan"
     undo: Annotated[bool, FLAG] = False
     """In mode prepare: take back what it did."""
-    window_start: AwareDatetime | None = None
+    window_start: When | None = None
     """First instant at which a source may be stopped; left out: as the wave's file says."""
-    window_end: AwareDatetime | None = None
+    window_end: When | None = None
     priority: PriorityName = "normal"
     note: Note = None
     request_id: RequestId | None = None
@@ -171,9 +185,9 @@ class LiveBody(Body):
     servers: Names | None = None
     """By their names; left out: all of the wave. To try servers again that failed, name them."""
     mode: Literal["plan", "migrate"] = "plan"
-    window_start: AwareDatetime | None = None
+    window_start: When | None = None
     """First instant of a switchover; left out: as the wave's file says."""
-    window_end: AwareDatetime | None = None
+    window_end: When | None = None
     accept_warnings: Annotated[bool, FLAG] = False
     """Start although HCX's validation has warnings, whatever the file says."""
     priority: PriorityName = "normal"
@@ -328,7 +342,7 @@ class ExportQuery(PageQuery):
     """Goes with ``environment``."""
     state: ExportState | None = None
     search: str = ""
-    since: AwareDatetime | None = None
+    since: When | None = None
     all: bool = False
 
 
@@ -373,8 +387,8 @@ class EventQuery(BaseModel):
     dag_id: Id | None = None
     actor: Annotated[str, Field(min_length=1, max_length=600)] | None = None
     action: Id | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: When | None = None
+    until: When | None = None
     before: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
     limit: Annotated[int, Field(ge=1, le=500)] = ROWS_A_PAGE
 

@@ -372,7 +372,7 @@ def _instant(facts: InstanceFacts, asked: Asked, found: Findings) -> None:
                 "export.reboot",
                 "the running instance may be restarted, and nobody said that it may",
                 why=why,
-                do="Choose 'May reboot' at a time when a restart is acceptable, or stop the instance",
+                do="Allow it ('May reboot', --may-reboot) at a time when a restart is acceptable, or stop the instance",
                 row="VIE-05",
             )
     else:

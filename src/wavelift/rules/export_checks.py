@@ -73,7 +73,7 @@ def check_bucket(
             "bucket.missing",
             f"the bucket {facts.name} does not exist",
             why="exported disks are stored there",
-            do=f"Make it: `wavelift export setup {environment}`, or mode setup of the DAG",
+            do=f"Make it: `wavelift export setup --environment {environment}`, or mode setup of the DAG",
             row="VIE-02",
         )
         return part.all
@@ -121,8 +121,8 @@ def _acl(facts: BucketFacts, part: Findings, *, region: str, account: str, envir
             "bucket.acls",
             f"ACLs are disabled on the bucket {facts.name} ({facts.ownership})",
             why="VM Import/Export writes as another account, which only an ACL lets in",
-            do=f"Set its object ownership to BucketOwnerPreferred, then `wavelift export setup {environment} --grant`; "
-            f"{other}",
+            do="Set its object ownership to BucketOwnerPreferred, then "
+            f"`wavelift export setup --environment {environment} --grant`; {other}",
             row="VIE-02",
         )
         return
@@ -157,7 +157,7 @@ def _acl(facts: BucketFacts, part: Findings, *, region: str, account: str, envir
             f"whether the bucket {facts.name} grants {' and '.join(missing)} to {grantee} can't be seen: its policy "
             f"grants that to {listed(sorted(elsewhere))}",
             why="S3 may show a canonical id as the account that it is of, and which account this is nobody tells",
-            do=f"`wavelift export setup {environment} --grant` grants it by the ACL; {other}",
+            do=f"`wavelift export setup --environment {environment} --grant` grants it by the ACL; {other}",
             row="VIE-02",
         )
     elif not facts.unknown or any(grant.by == "acl" for grant in facts.grants):
@@ -165,7 +165,7 @@ def _acl(facts: BucketFacts, part: Findings, *, region: str, account: str, envir
             "bucket.grants",
             f"the bucket {facts.name} does not grant {' and '.join(missing)} to {grantee}",
             why=f"VM Import/Export writes as this canonical id in {region}",
-            do=f"`wavelift export setup {environment} --grant` adds what is missing; {other}",
+            do=f"`wavelift export setup --environment {environment} --grant` adds what is missing; {other}",
             row="VIE-02",
         )
 

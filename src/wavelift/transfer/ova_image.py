@@ -110,10 +110,14 @@ class OvaImage:
         with located(file=member.name):
             return VmdkFile(lambda offset, length: self._read(member.offset + offset, length), member.size)
 
-    def content(self, number: int) -> MemberSource:
-        """The file of disk ``number`` (from 0), front to back: for one that is compared whole."""
+    def content(self, number: int, read: ReadRange | None = None) -> MemberSource:
+        """The file of disk ``number`` (from 0), front to back, in steps of :data:`CHUNK`: for one that is compared
+        whole.
+
+        :param read: another way to the same bytes, which reads ahead.
+        """
         member = self.disks[number].member
-        return MemberSource(self._read, member, self.digests.get(member.name))
+        return MemberSource(read or self._read, member, self.digests.get(member.name))
 
 
 def open_ova(read: ReadRange, length: int) -> OvaImage:

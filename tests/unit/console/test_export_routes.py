@@ -203,6 +203,8 @@ def test_the_list_shows_the_last_seven_days_unless_asked_otherwise(exporting: De
     assert listed(all=True, limit=1, offset=1) == [old.id]
     exporting.refused("GET", "/exports?dag_run_id=x", 422)
     exporting.refused("GET", "/exports?since=2026-12-01T10:00:00", 422)
+    for path in ("/exports", "/events"):  # an instant that UTC has no year for
+        exporting.refused("GET", f"{path}?since=0001-01-01T00:00:00%2B14:00", 422)
 
 
 def test_a_list_is_empty_for_who_may_read_no_dag(exporting: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +249,20 @@ def test_details_tell_what_was_seen_chosen_made_and_found(exporting: Desk) -> No
     assert found["step"] == "", "of an ended one Airflow is not asked"
 
 
+def test_the_audit_trail_of_an_export_is_told_to_who_may_read_it(
+    exporting: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = to(exporting.ledger, one_export(exporting.ledger), ExportState.CHECKING)
+    told = exporting.get(f"/events/{known.id}")["events"]
+    assert [(each["action"], each["actor"]) for each in told] == [
+        ("instance_export.queued", "ana"),
+        ("instance_export.checking", "ana"),
+    ]
+    monkeypatch.setattr(exporting.rights, "read", False)
+    exporting.refused("GET", f"/events/{known.id}", 403)
+    assert "instance export (exp-…)" in exporting.refused("GET", "/events/xyz-1", 422)["detail"]
+
+
 # Cancelling
 
 
@@ -280,6 +296,20 @@ def test_what_made_nothing_and_whose_run_is_over_ends_at_once(exporting: Desk) -
     told = exporting.post(f"/exports/{known.id}/cancel")
     assert (told["state"], told["stopped_tasks"], exporting.airflow.failed) == ("cancelled", [], [])
     assert "nothing to cancel" in exporting.refused("POST", f"/exports/{known.id}/cancel", 409)["detail"]
+
+
+def test_what_is_cancelled_while_its_run_is_being_made_is_marked(
+    exporting: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow does not know the run yet: its `admit` will see the mark."""
+    known = one_export(exporting.ledger, times=None)
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise ApiError("no such run", status=404)
+
+    monkeypatch.setattr(exporting.airflow, "task_instances", unknown)
+    told = exporting.post(f"/exports/{known.id}/cancel")
+    assert (told["state"], told["stopped_tasks"]) == ("cancelling", [])
 
 
 @pytest.mark.parametrize("states", [(), (ExportState.COMPLETED,)])

@@ -88,8 +88,9 @@ def test_every_command_of_the_documents_exists() -> None:
     named = [words for page in PAGES for words in inline(page.read_text())]  # a sentence may name a group of commands
     called = sorted({line.split("#")[0].strip() for line in [*lines, *named] if line.startswith("wavelift ")})
     assert len(called) > 12
+    program = get_command(app)  # once: it takes a tenth of a second
     for line in called:
-        words, command = line.split()[1:], get_command(app)
+        words, command = line.split()[1:], program
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
         group = getattr(command, "commands", None)
@@ -199,6 +200,14 @@ def test_the_hcx_page_has_every_word_that_the_client_depends_on() -> None:
     page = (DOCS / "hcx.md").read_text()
     assert renewed(page) == page, "run: python -m wavelift.cli.settings_page docs/hcx.md"
     assert page.count("| guess |") > 3
+
+
+def test_the_page_of_exports_has_every_finding() -> None:
+    page, rules = (DOCS / "instance-export.md").read_text(), PACKAGE / "rules"
+    sources = "".join(file.read_text() for file in rules.glob("export_*.py"))
+    codes = set(re.findall(r'"((?:bucket|export|account)\.[a-z_]+)"', sources))
+    assert len(codes) > 25
+    assert codes == set(re.findall(r"^\| `((?:bucket|export|account)\.[a-z_]+)` \|", page, re.MULTILINE))
 
 
 def test_operations_names_the_modes_of_a_connection() -> None:

@@ -76,3 +76,57 @@ def test_the_tables_of_findings_name_none() -> None:
     assert {"export_accounts.json", "guests.json", "prices.json"} <= {path.name for path in tables}
     for path in tables:
         assert not CODE.search(json.dumps(json.loads(path.read_text("utf-8")))), path.name
+
+
+OPEN_WORDS = ("…", "...", "X", "ID")
+"""Where a text leaves the command open. `wavelift events ID` is `wavelift events show ID`."""
+
+
+def _said(tree: ast.Module) -> Iterator[str]:
+    """Every text of a program, with X for what is filled in."""
+    inside = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in inside:
+            yield node.value
+
+
+def _misfit(line: str, command: Any) -> str:
+    """Why a command that a text names can't be typed so; empty: it can.
+
+    :param command: of the whole program."""
+    words = line.split()[1:]
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    if getattr(command, "commands", None):
+        return f"{words[0]} is no command" if words and words[0] not in OPEN_WORDS else ""
+    known = [one for one in command.params if one.param_type_name == "option"]
+    options = {name: one for one in known for name in (*one.opts, *one.secondary_opts)}
+    places = sum(9 if one.nargs < 0 else 1 for one in command.params if one.param_type_name == "argument")
+    while words:
+        word = words.pop(0)
+        if word in options:
+            if not options[word].is_flag and words:
+                words.pop(0)
+        elif word.startswith("--") and word != "--help":
+            return f"no option {word}"
+        elif word not in ("…", "...", "--help"):
+            places -= 1
+    return "more words than it takes" if places < 0 else ""
+
+
+def test_every_command_that_a_text_names_can_be_typed() -> None:
+    """A next step that names a command in backticks is pasted by whoever reads it."""
+    named = {
+        (str(path.relative_to(ROOT)), line)
+        for path in _files()
+        for text in _said(ast.parse(path.read_text("utf-8")))
+        for line in re.findall(r"`(wavelift [a-z][^`]*)`", text)
+    }
+    assert len(named) > 40
+    program = typer.main.get_command(app)
+    assert {where: why for where in sorted(named) if (why := _misfit(where[1], program))} == {}
+    assert {_misfit(f"wavelift export {wrong}", program) for wrong in ("sturt", "setup prod", "list --some")} == {
+        *("sturt is no command", "more words than it takes", "no option --some")
+    }

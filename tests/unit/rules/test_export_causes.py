@@ -195,7 +195,7 @@ def test_an_error_names_the_methods_that_work_before_what_else_helps() -> None:
     )
     assert the("export.interfaces", facts, "instance", format="ova").next_action.startswith("Choose method direct; ")
     running = the("export.reboot", instance(state="running"), "instance", target="microsoft")
-    assert running.next_action.startswith("Choose method image; or: Choose 'May reboot'")
+    assert running.next_action.startswith("Choose method image; or: Allow it ('May reboot', --may-reboot)")
     gone = instance(image=image(exists=False), volumes=TWO)
     assert the("export.image_gone", gone, "instance", target="citrix").next_action == (
         "Make an image of the instance, and launch that"

@@ -97,7 +97,7 @@ def test_vie_02_each_check_of_the_bucket_by_method(
 def test_the_missing_grants_and_rights_are_named() -> None:
     (found,) = check_bucket(bucket(grants=grants()), "instance", region=REGION, account=ACCOUNT, environment="prod")
     assert f"does not grant READ_ACP and WRITE to {export_account(REGION)}" in found.what
-    assert "`wavelift export setup prod --grant`" in found.next_action
+    assert "`wavelift export setup --environment prod --grant`" in found.next_action
     (found,) = check_bucket(
         bucket(unknown=("s3:GetBucketAcl is missing",)), "direct", region=REGION, account=ACCOUNT, environment="prod"
     )

@@ -103,6 +103,36 @@ def test_empty_tables_of_a_large_disk_are_not_all_read(qemu_like: Any) -> None:
     assert reads < 40
 
 
+def sparse(*, grains: int = 2, directory: int = 1, entries: int = 512, capacity: int = 128 * 512) -> bytes:
+    """A sparse VMDK that is no stream: header, directory, one table, grains of 64 KiB."""
+    head = struct.pack("<4sIIQQQQIQQ", b"KDMV", 1, 3, capacity, 128, 0, 0, entries, 0, directory).ljust(SECTOR, b"\0")
+    table = struct.pack("<2I", 6, 6 + 128).ljust(4 * 512, b"\0")
+    return head + struct.pack("<I", 2).ljust(SECTOR, b"\0") + table + bytes(grains * 65536)
+
+
+def test_a_sparse_vmdk_that_is_no_stream_opens() -> None:
+    assert opened(sparse(), "vmdk") == (OpenedDisk("", 32 * MIB),)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (sparse(grains=1), "a grain lies behind its end"),
+        (sparse()[: 5 * SECTOR], "a table lies behind its end"),
+        (sparse()[:SECTOR], "it ends within a table"),
+        (sparse(directory=0), "header makes no sense"),
+        (sparse(entries=0), "header makes no sense"),
+        (sparse(capacity=0), "header makes no sense"),
+        (sparse(capacity=2**60), "header makes no sense"),
+        (sparse()[:100], "truncated"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "file",
+)
+def test_a_sparse_vmdk_that_was_cut_is_told(file: bytes, words: str) -> None:
+    with pytest.raises(CorruptStreamError, match=words):
+        opened(file, "vmdk")
+
+
 def test_a_fixed_vhd_opens() -> None:
     assert opened(bytes(3 * MIB) + footer(3 * MIB), "vhd") == (OpenedDisk("", 3 * MIB),)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ from wavelift.services.instance_export import ending
 from wavelift.services.instance_export.messages import ExportReport
 from wavelift.services.instance_export.requests import TooLateError
 from wavelift.services.instance_export.waits import ForImage, ForPlace, ForTask
+from wavelift.services.instance_export.work import Work
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 
 from .conftest import QUICK
@@ -169,9 +171,24 @@ def test_vie_01_aws_exports_an_instance_of_one_disk(lab: Lab) -> None:
     assert [line for line in made.opened if "disk" in line]
     assert [isinstance(each, ForTask) for each in lab.chain.waited] == [True] * len(lab.chain.waited)
     assert made.removed == ()
-    assert {"admitted", "checked", "begun", "submitting", "submitted", "exported", "completed", "removed"} <= set(
-        known.times or {}
-    )
+    assert {"admitted", "checked", "begun", "submitted", "exported", "completed", "removed"} <= set(known.times or {})
+
+
+def test_vie_03_who_names_the_method_leaves_out_what_was_attached_later(lab: Lab) -> None:
+    """AWS leaves it out; that it is missing in the object is then no fault of the object."""
+    one, ec2 = lab.instance(), lab.sim.client("ec2")
+    zone = ec2.describe_instances(InstanceIds=[one])["Reservations"][0]["Instances"][0]["Placement"]["AvailabilityZone"]
+    later = ec2.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
+    ec2.attach_volume(VolumeId=later, InstanceId=one, Device="/dev/sdh")
+    try:
+        made = lab.chain.whole(instance=one, method="instance", may_reboot=True)
+        assert made.state == "completed", made.error
+        assert "export.later" in [finding.code for finding in made.findings]
+        plan = lab.chain.known().plan or {}
+        assert [volume["volume_id"] == later for volume in plan["instance"]["volumes"]] == [False]
+    finally:
+        ec2.detach_volume(VolumeId=later)
+        ec2.delete_volume(VolumeId=later)
 
 
 def test_amp_10_an_image_is_made_exported_and_removed(lab: Lab) -> None:
@@ -397,6 +414,7 @@ def test_vie_04_a_region_that_others_fill_is_waited_for(lab: Lab) -> None:
     waits = lab.chain.begin()
     assert isinstance(waits, ForPlace)
     assert "5 export tasks are active" in waits.words
+    assert lab.chain.known().phase == f"waits: {waits.words}"
     assert lab.chain.known().state is ExportState.QUEUED, "nothing was begun"
     for rule in rules:
         lab.sim.clear_rules(rule)
@@ -423,6 +441,19 @@ def test_vie_02_grants_that_were_taken_away_after_the_check_are_seen_before_anyt
         lab.chain.begin()
     assert lab.nothing_left()
     assert lab.chain.end(words="begin: refused").state == "failed"
+
+
+def test_what_is_found_at_the_beginning_is_what_the_export_tells(lab: Lab) -> None:
+    """It was checked with the grants of the ACL, and begins with those of the policy."""
+    begun(lab, method="instance")
+    s3, who = lab.sim.client("s3"), {"CanonicalUser": export_account(lab.sim.region)}
+    allow = {"Effect": "Allow", "Principal": who, "Action": "s3:*"}
+    allow["Resource"] = [f"arn:aws:s3:::{lab.bucket}", f"arn:aws:s3:::{lab.bucket}/*"]
+    s3.put_bucket_policy(Bucket=lab.bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [allow]}))
+    s3.put_bucket_acl(Bucket=lab.bucket, ACL="private")
+    made = finished(lab)
+    assert made.state == "completed"
+    assert "bucket.policy" in {each.code for each in made.findings}
 
 
 def test_an_instance_that_was_terminated_after_the_check_is_seen(lab: Lab) -> None:
@@ -579,6 +610,21 @@ def test_vie_06_cancelled_after_the_ova_was_written_and_before_it_is_recorded(la
     assert lab.nothing_left()
 
 
+@pytest.mark.parametrize("looked", [True, False])
+def test_vie_06_the_object_of_a_task_that_aws_forgot_goes_too(lab: Lab, looked: bool) -> None:
+    """Its run failed, or was dead for days."""
+    begun(lab)
+    lab.chain.begun(until=lambda found: isinstance(found, ForTask))
+    assert eventually(lambda: lab.objects() != [])
+    assert eventually(lambda: lab.state()["export_tasks"] == [])
+    if looked:
+        assert isinstance(lab.chain.begin(), ExportOrder)
+    lab.sim.advance(lab.sim.settings()["export_memory_seconds"] + 1)
+    assert lab.tasks() == []
+    assert lab.chain.end(words="verify: it does not open").state == "failed"
+    assert lab.nothing_left()
+
+
 def test_vie_06_once_aws_has_written_the_object_it_is_too_late(lab: Lab) -> None:
     begun(lab)
     order = lab.chain.begun()
@@ -617,17 +663,56 @@ def test_vie_06_of_a_run_that_was_killed_without_a_teardown_the_upkeep_leaves_no
     assert lab.chain.upkeep() == (), "it lives"
     lab.chain.alive.discard("r1")
 
-    def ended() -> bool:
-        lab.chain.clock.sleep(1)
-        lab.chain.upkeep()
-        return lab.chain.known().state.terminal
-
-    assert eventually(ended)
+    assert eventually(lambda: _upkept(lab, "r1"))
     assert (lab.chain.known().state, lab.chain.known().error) == (
         ExportState.FAILED,
         "Its DAG run ended without its last tasks",
     )
     assert lab.nothing_left()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["instance", "image", "direct"])
+def test_vie_06_killed_before_any_of_its_writes_nothing_is_left(
+    lab: Lab, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst moment: AWS has done it, and the ledger does not know it yet."""
+    one, real, left = lab.instance(2 if method == "direct" else 1), Work.write, 0
+
+    def write(self: Work, moment: str, **columns: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed(moment)
+        real(self, moment, **columns)
+
+    monkeypatch.setattr(Work, "write", write)
+    more = {"format": "vmdk"} if method == "image" else {}
+    for nth in range(20):
+        left, run, killed = nth, f"r{nth}", ""
+        lab.chain.admit(run, instance=one, method=method, may_reboot=True, **more)
+        lab.chain.check(run)
+        assert lab.chain.reserve(run) is None
+        try:
+            lab.chain.begun(run)
+        except Killed as at:
+            killed = str(at)
+        lab.chain.alive.discard(run)
+        assert eventually(partial(_upkept, lab, run)), killed
+        assert lab.nothing_left(), killed
+        if not killed:
+            break
+    assert nth >= 2
+    assert not killed
+
+
+def _upkept(lab: Lab, run: str) -> bool:
+    lab.chain.clock.sleep(10)
+    lab.chain.upkeep()
+    return lab.chain.known(run).state.terminal
 
 
 @pytest.mark.parametrize("read", [False, True])

@@ -190,6 +190,11 @@ MADE: Final[dict[str, tuple[str, str, Callable[[Path], bytes]]]] = {
         "export-ami-0123456789abcdef0",
         lambda folder: _converted(folder, "vmdk", "-o", "subformat=streamOptimized"),
     ),
+    "sparse vmdk": (
+        "image",
+        "export-ami-0123456789abcdef0",
+        lambda folder: _converted(folder, "vmdk", "-o", "subformat=monolithicSparse"),
+    ),
     "vhd": ("instance", "export-i-0123456789abcdef0", lambda folder: _converted(folder, "vpc")),
     "fixed vhd": (
         "image",

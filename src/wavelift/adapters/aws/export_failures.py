@@ -39,7 +39,7 @@ KNOWN_EXPORT_FAILURES: Final[tuple[tuple[re.Pattern[str], Explanation], ...]] = 
         Explanation(
             "bucket.grants",
             "VM Export may not write to the bucket: the grants READ_ACP and WRITE are missing, or ACLs are disabled",
-            "Run wavelift export check; wavelift export setup --grant adds the two grants",
+            "Run `wavelift export check`; `wavelift export setup --grant` adds the two grants",
             BUCKET,
         ),
     ),
@@ -48,7 +48,7 @@ KNOWN_EXPORT_FAILURES: Final[tuple[tuple[re.Pattern[str], Explanation], ...]] = 
         Explanation(
             "role",
             "VM Export can't assume the service role, or the role's policy lacks an action",
-            "Create or correct the role: wavelift iam show vmimport --exports BUCKET prints its policy",
+            "Create or correct the role: `wavelift iam show vmimport --exports BUCKET` prints its policy",
             PERMISSIONS,
         ),
     ),
@@ -93,7 +93,7 @@ KNOWN_EXPORT_FAILURES: Final[tuple[tuple[re.Pattern[str], Explanation], ...]] = 
         Explanation(
             "denied",
             "VM Export may not do something that it must: on the bucket, or with the service role",
-            "Run wavelift export check, and wavelift iam check vmimport --exports BUCKET",
+            "Run `wavelift export check`, and `wavelift iam check vmimport --bucket STAGING --exports BUCKET`",
             PERMISSIONS,
         ),
     ),

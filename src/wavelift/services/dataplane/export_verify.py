@@ -33,7 +33,8 @@ from wavelift.services.dataplane.read_back import ReadBack, bytes_compared
 from wavelift.services.dataplane.staged_object import difference
 from wavelift.transfer.exported import open_exported
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.ova_image import MemberSource, OvaImage, open_ova
+from wavelift.transfer.ova_image import CHUNK, MemberSource, OvaImage, open_ova
+from wavelift.transfer.read_ahead import ReadAhead
 from wavelift.transfer.tar import ReadRange
 from wavelift.transfer.verify import Verification
 
@@ -241,11 +242,7 @@ class _Direct:
         back = ReadBack(self.order.plan.instance.instance_id, self.ctx, self.workers, NEXT_STEP)
         try:
             if level == "full":
-                raw = ova.content(number)
-                found = back.full(raw, label, manifest)
-                back.require(found, label, key)
-                _check_digest(raw)
-                return found
+                return self._compared_whole(ova, number, back, label, manifest)
             percent = float(level.removeprefix("sample:"))
             member = ova.disks[number].member
 
@@ -256,6 +253,17 @@ class _Direct:
         except (CorruptStreamError, ObjectChangedError, NotFoundError) as error:
             raise back.broken(error, label, key) from error
         back.require(found, label, key)
+        return found
+
+    def _compared_whole(
+        self, ova: OvaImage, number: int, back: ReadBack, label: str, manifest: Manifest
+    ) -> Verification:
+        member = ova.disks[number].member
+        with closing(ReadAhead(self._read, member.offset, member.offset + member.size, step=CHUNK)) as ahead:
+            raw = ova.content(number, ahead.read)
+            found = back.full(raw, label, manifest)
+            back.require(found, label, self.written.key)
+            _check_digest(raw)
         return found
 
 

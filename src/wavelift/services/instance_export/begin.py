@@ -12,12 +12,7 @@ from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.export_instance import ExportInstances
-from wavelift.adapters.aws.export_sources import (
-    ExportSources,
-    SnapshotSet,
-    SnapshotsRequest,
-    image_name,
-)
+from wavelift.adapters.aws.export_sources import ExportSources, SnapshotSet, SnapshotsRequest, image_name
 from wavelift.adapters.aws.instance_exports import (
     ExportTask,
     ImageExportRequest,
@@ -32,13 +27,22 @@ from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlace, ExportPlan, SourceDisk
 from wavelift.services.dataplane.export_staging import OVA_SUFFIX, run_of
-from wavelift.services.instance_export.check import look_again
+from wavelift.services.instance_export.check import columns_of, look_again
 from wavelift.services.instance_export.opening import attempt_of
 from wavelift.services.instance_export.progress import note
 from wavelift.services.instance_export.runs import known_of, require_going
 from wavelift.services.instance_export.tasks import advance, place_for
-from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForSnapshots, Waits
-from wavelift.services.instance_export.work import SHOWN, SOURCES, Made, Work, is_young, made_of, may_be_hidden
+from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForPlace, ForSnapshots, Waits
+from wavelift.services.instance_export.work import (
+    IMAGE_BEGUN,
+    SHOWN,
+    SNAPSHOTS_TAKEN,
+    Made,
+    Work,
+    is_young,
+    made_of,
+    may_be_hidden,
+)
 
 BEGIN_ANEW: Final = "Clear the run's first task, `admit`, with downstream: it begins anew"
 AVAILABLE: Final = "available"
@@ -60,9 +64,12 @@ def begin(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext
             return waits
         known = known_of(ledger, ctx)
     work = Work(ledger, access, known, ctx)
-    if work.plan.method == "instance":
-        return _instance(work, place)
-    return _image(work, place) if work.plan.method == "image" else _direct(work)
+    if work.plan.method == "direct":
+        return _direct(work)
+    found = _instance(work, place) if work.plan.method == "instance" else _image(work, place)
+    if isinstance(found, ForPlace):
+        _note_full(ledger, known, found, ctx)
+    return found
 
 
 def direct_key(plan: ExportPlan) -> str:
@@ -82,16 +89,20 @@ def _intend(
     ledger: Ledger, access: AwsAccess, known: InstanceExport, place: ExportPlace, ctx: RunContext
 ) -> Waits | None:
     """The point after which something may be outside. Bucket and instance are what they are now, not at the check."""
-    plan = look_again(ledger, access, known, place, ctx)
+    checked, plan = look_again(ledger, access, known, place, ctx)
     full = None if plan.method == "direct" else place_for(InstanceExports(access), place.limit)
     if full is not None:
+        _note_full(ledger, known, full, ctx)
         return full
     made = {"attempt": attempt_of(known), "method": plan.method}
-    phase = f"method {plan.method} begins"
-    Work(ledger, access, known, ctx).write(
-        BEGUN, made=made, state=ExportState.ACTIVE, plan=plan.dump(), method=plan.method, phase=phase, percent=0
-    )
+    phase = f"begins, by method {plan.method}"
+    columns = {**columns_of(checked), "state": ExportState.ACTIVE, "phase": phase, "percent": 0}
+    Work(ledger, access, known, ctx).write(BEGUN, made=made, **columns)
     return None
+
+
+def _note_full(ledger: Ledger, known: InstanceExport, full: ForPlace, ctx: RunContext) -> None:
+    note(ledger, known, f"waits: {full.words}", 0, ctx.clock)
 
 
 # AWS exports the instance
@@ -171,16 +182,16 @@ def _made_image(work: Work) -> ForImage | ForAWhile | None:
     """The temporary image is there, or what must be waited for."""
     sources, plan = ExportSources(work.access), work.plan
     if not work.made.image_id:
-        work.write(SOURCES)
-        image = sources.make_image(
-            plan.instance.instance_id,
-            image_name(run_of(plan.export), work.made.attempt),
-            reboot=plan.may_reboot,
-            tags=work.tags,
-            description=f"export {plan.export}",
-        )
+        with work.asking():
+            image = sources.make_image(
+                plan.instance.instance_id,
+                image_name(run_of(plan.export), work.made.attempt),
+                reboot=plan.may_reboot,
+                tags=work.tags,
+                description=f"export {plan.export}",
+            )
         phase = f"AWS makes the image {image.image_id}"
-        work.write("image_begun", made={"image_id": image.image_id}, phase=phase)
+        work.write(IMAGE_BEGUN, answered=True, made={"image_id": image.image_id}, phase=phase)
     try:
         image = sources.image(work.made.image_id)  # it fails here if AWS could not make it
     except NotFoundError:
@@ -204,33 +215,33 @@ def _direct(work: Work) -> ExportOrder | ForSnapshots | ForAWhile:
     sources, plan = ExportSources(work.access), work.plan
     if not work.made.snapshot_ids:
         work.ctx.cancel.check()
-        work.write(SOURCES)
-        taken = sources.take(
-            SnapshotsRequest(
-                instance_id=plan.instance.instance_id,
-                volume_ids=[volume.volume_id for volume in plan.instance.volumes],
-                token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
-                tags=work.tags,
-                description=f"export {plan.export}",
-            )
+        request = SnapshotsRequest(
+            instance_id=plan.instance.instance_id,
+            volume_ids=[volume.volume_id for volume in plan.instance.volumes],
+            token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
+            tags=work.tags,
+            description=f"export {plan.export}",
         )
+        with work.asking():
+            taken = sources.take(request)
         require_same_volumes(plan, [(one.volume_id, one.size) for one in (*taken.snapshots, *taken.unasked)])
         made = {"snapshot_ids": tuple(one.snapshot_id for one in taken.snapshots), "instant": taken.started}
-        work.write("snapshots_taken", made=made, phase="AWS completes the snapshots")
+        work.write(SNAPSHOTS_TAKEN, answered=True, made=made, phase="AWS completes the snapshots")
     found = _present(work, sources)
     if found is None:
         return ForAWhile("AWS does not show the snapshots yet")
+    _shown(work)
     try:
         found.check()
     except WaveliftError:  # the next try takes others; these go with the rest
         made = {"submission": work.made.submission + 1, "snapshot_ids": (), "instant": None}
-        work.write("snapshots_failed", made=made, phase="AWS could not make a snapshot; it is tried again")
+        work.write("snapshots_failed", made=made, phase="AWS could not make a snapshot; it tries again")
         raise
     if not found.completed:
         words = "AWS completes the snapshots"
         note(work.ledger, work.known, words, found.progress, work.ctx.clock)
         return ForSnapshots(work.made.snapshot_ids, words)
-    note(work.ledger, work.known, "the snapshots are read", 0, work.ctx.clock)
+    note(work.ledger, work.known, "reads the snapshots next", 0, work.ctx.clock)
     return work.order(direct_key(plan), disks=sources_of(plan, work.made), instant=work.made.instant)
 
 
@@ -247,7 +258,6 @@ def _present(work: Work, sources: ExportSources) -> SnapshotSet | None:
             snapshot=", ".join(gone),
             export=work.known.id,
         )
-    _shown(work)
     return SnapshotSet(work.made.instant, tuple(seen[id] for id in ids))
 
 

@@ -50,13 +50,13 @@ def check(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext
         known = _write(ledger, known, "checking", ctx, state=ExportState.CHECKING, phase="bucket and instance")
     prefix = prefix_of(spec.environment, conf)
     checked = _judged(access, place, conf, known.instance_id, prefix, known.id, ctx)
-    _write(ledger, known, "checked", ctx, **_columns(checked), **({} if checked.refused else _QUEUED))
+    _write(ledger, known, "checked", ctx, **columns_of(checked), **({} if checked.refused else _QUEUED))
     return conf.mode, checked
 
 
 def look_again(
     ledger: Ledger, access: AwsAccess, known: InstanceExport, place: ExportPlace, ctx: RunContext
-) -> ExportPlan:
+) -> tuple[CheckedExport, ExportPlan]:
     """The same right before the first write: a run may have waited hours for its slot, and the grants may be gone.
 
     :raises PermanentError: bucket or instance allow the export no more.
@@ -65,10 +65,10 @@ def look_again(
         conf = conf_of_run(of_this_run(tx, ctx))
     checked = _judged(access, place, conf, known.instance_id, known.prefix, known.id, ctx)
     if checked.refused:
-        _write(ledger, known, "refused", ctx, **_columns(checked))
+        _write(ledger, known, "refused", ctx, **columns_of(checked))
     refuse_blocked(checked)
     assert checked.plan is not None
-    return checked.plan
+    return checked, checked.plan
 
 
 def refuse_blocked(checked: CheckedExport) -> None:
@@ -148,7 +148,8 @@ def _standing(known: InstanceExport, place: ExportPlace, ctx: RunContext) -> Che
     )
 
 
-def _columns(checked: CheckedExport) -> dict[str, Any]:
+def columns_of(checked: CheckedExport) -> dict[str, Any]:
+    """Of the export's row."""
     plan = checked.plan
     return {
         "findings": [each.dump() for each in checked.findings],

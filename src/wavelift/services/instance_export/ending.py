@@ -9,10 +9,11 @@ completed. Of which instant: all attempts of the run that have ended, which is w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.export_sources import ExportSources
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.export_sources import IMAGE_PREFIX, ExportSources
 from wavelift.adapters.aws.instance_exports import CancelResult, ExportTask, InstanceExports
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, exports
@@ -25,9 +26,12 @@ from wavelift.services.instance_export.begin import direct_key
 from wavelift.services.instance_export.messages import Removed
 from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note
-from wavelift.services.instance_export.tasks import SUBMITTED, SUBMITTING
-from wavelift.services.instance_export.waits import ForAWhile, ForTask
-from wavelift.services.instance_export.work import Work, is_young, made_of, may_be_hidden, tag_of_run
+from wavelift.services.instance_export.tasks import SUBMITTED
+from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForTask
+from wavelift.services.instance_export.work import ASKING, is_young, made_of, may_be_hidden, plan_of, tag_of_run
+
+PENDING: Final = "pending"
+"""Of an image."""
 
 
 def remove(
@@ -38,7 +42,7 @@ def remove(
     *,
     words: str,
     fence: Callable[[], None],
-) -> Removed | ForTask | ForAWhile:
+) -> Removed | ForTask | ForImage | ForAWhile:
     """Remove what is not the result, and close an export without one. May be called again; what must be waited for, as
     a task that AWS does not cancel any more is waited for before its object goes.
 
@@ -54,14 +58,14 @@ def remove(
         return Removed(removed=made.removed, kept=made.kept)
     removed: list[str] = []
     fence()
-    sources = ExportSources(access)
     if known.state is not ExportState.COMPLETED:
-        if _sources_may_come(known, sources, ctx):
-            return ForAWhile("AWS does not show yet what it was told to make")
-        waits = _without_result(Work(ledger, access, known, ctx), removed)
+        waits = _to_come(access, known, ctx) or _without_result(ledger, access, known, ctx, removed)
         if waits is not None:
             return waits
-    gone = sources.remove(tag_of_run(known))
+    pending = _pending(access, known)
+    if pending is not None:
+        return pending
+    gone = ExportSources(access).remove(tag_of_run(known))
     removed += [f"image {id}" for id in gone.images]
     removed += [f"snapshot {id}" for id in gone.snapshots]
     kept = tuple(f"snapshot {id} stays: {why}" for id, why in gone.kept.items())
@@ -76,37 +80,30 @@ def _end_unmade(ledger: Ledger, known: InstanceExport, words: str, ctx: RunConte
             end_unmade(tx, now, said, by=ctx.run, ctx=ctx)
 
 
-def _sources_may_come(known: InstanceExport, sources: ExportSources, ctx: RunContext) -> bool:
-    """Whether EC2 may not show yet what this attempt has told it to make."""
-    if not may_be_hidden(known, ctx):
-        return False
-    made = made_of(known)
-    if made.method == "direct":
-        return not made.snapshot_ids or len(sources.look(made.snapshot_ids)) < len(made.snapshot_ids)
-    return not made.image_id or not sources.shows_image(made.image_id)
-
-
-def _without_result(work: Work, removed: list[str]) -> ForTask | ForAWhile | None:
+def _without_result(
+    ledger: Ledger, access: AwsAccess, known: InstanceExport, ctx: RunContext, removed: list[str]
+) -> ForTask | ForAWhile | None:
     """End AWS's tasks, and delete what they or `read` wrote."""
-    plan, access, export = work.plan, work.access, work.known.id
+    plan = plan_of(known)
     if plan.method == "direct":
-        removed += discard_export(access, plan.place, direct_key(plan), export=export)
+        removed += discard_export(access, plan.place, direct_key(plan), export=known.id)
         return None
     api = InstanceExports(access)
-    tasks = _tasks(api, work.known)
-    if (hidden := _unseen(api, tasks, work)) is not None:
+    tasks = _tasks(api, known)
+    if (hidden := _hidden(api, tasks, known, ctx)) is not None:
         return hidden
     for task in tasks:
         waits = None if task.finished else _ended(api, task)
         if waits is not None:
-            note(work.ledger, work.known, waits.words, 0, work.ctx.clock)
+            note(ledger, known, waits.words, 0, ctx.clock)
             return waits
-    keys = {task.task_id: task.object_key(plan.format) for task in tasks}
-    removed += [f"task {task.task_id} ({task.status})" for task in tasks]
-    if (id := work.known.task_id) and id not in keys:  # AWS has forgotten it, and its object has its name
-        keys[id] = work.known.object_key or f"{plan.prefix}{id}.{plan.format}"
-    for id, key in keys.items():
-        removed += discard_export(access, plan.place, key, export=export, task_id=id)
+    for task in tasks:
+        removed.append(f"task {task.task_id} ({task.status})")
+        key = task.object_key(plan.format)
+        removed += discard_export(access, plan.place, key, export=known.id, task_id=task.task_id)
+    if known.task_id and known.task_id not in {task.task_id for task in tasks}:  # AWS forgot it, and not its object
+        key = known.object_key or f"{plan.prefix}{known.task_id}.{plan.format}"
+        removed += discard_export(access, plan.place, key, export=known.id, task_id=known.task_id)
     return None
 
 
@@ -119,19 +116,39 @@ def _tasks(api: InstanceExports, known: InstanceExport) -> list[ExportTask]:
     return list(found.values())
 
 
-def _unseen(api: InstanceExports, tasks: list[ExportTask], work: Work) -> ForAWhile | None:
-    """The last submission, if AWS may not show its task yet. To be cancelled, a task need not be shown."""
-    known, shown = work.known, {task.task_id for task in tasks}
-    if not known.task_id:
-        here = any(task.carries(work.task_tags) for task in tasks)
-        young = not here and is_young(known, SUBMITTING, work.ctx)
-        return ForAWhile("AWS may show a task whose submission had no answer") if young else None
-    if known.task_id in shown:
+def _hidden(api: InstanceExports, tasks: list[ExportTask], known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
+    """The task whose id AWS told, if it is not shown yet. To be cancelled, it need not be shown."""
+    if not known.task_id or known.task_id in {task.task_id for task in tasks}:
         return None
     accepted = api.cancel(known.task_id).result is not CancelResult.UNKNOWN
-    if accepted or is_young(known, SUBMITTED, work.ctx):
+    if accepted or is_young(known, SUBMITTED, ctx):
         return ForAWhile(f"AWS does not show {known.task_id} yet")
     return None
+
+
+def _to_come(access: AwsAccess, known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
+    """What AWS may show only now: of a call whose answer got lost, or snapshots and an image whose ids it told."""
+    if is_young(known, ASKING, ctx):
+        return ForAWhile("waits whether AWS shows what it was asked for: its answer was lost")
+    made, sources = made_of(known), ExportSources(access)
+    if not may_be_hidden(known, ctx):
+        return None
+    if made.method == "direct":
+        shown = len(sources.look(made.snapshot_ids)) == len(made.snapshot_ids)
+    else:
+        shown = sources.shows_image(made.image_id)
+    return None if shown else ForAWhile("waits until AWS shows what it makes")
+
+
+def _pending(access: AwsAccess, known: InstanceExport) -> ForImage | None:
+    """An image that AWS still makes: its snapshots may come after its deregistration, and nobody would remove them."""
+    if made_of(known).method != "image":
+        return None
+    images = Ec2(access).find_ours(tag_of_run(known)).images
+    pending = next((one for one in images if one.name.startswith(IMAGE_PREFIX) and one.state == PENDING), None)
+    if pending is None:
+        return None
+    return ForImage(pending.image_id, f"AWS still makes the image {pending.image_id}; it goes when it is there")
 
 
 def _ended(api: InstanceExports, task: ExportTask) -> ForTask | None:

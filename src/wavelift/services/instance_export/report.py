@@ -20,7 +20,7 @@ from wavelift.services.instance_export.messages import CheckedExport, ExportRepo
 from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.runs import PREFIX, frozen
 
-STANDS: Final = "what it made is not all removed yet; the upkeep goes on with that every 15 minutes"
+STANDS: Final = "not all that it made is removed yet; the upkeep goes on every 15 minutes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def cancel(ledger: Ledger, id: str, *, by: str, clock: Clock, over: bool, commit
                 "It is too late: the final image is being written"
                 if known.state is ExportState.VERIFYING
                 else "It is too late: the final image is being written, or is there",
-                next_step=f"Delete the object s3://{known.bucket}/{known.object_key} if nobody needs it",
+                next_step="When it has ended, delete its object if nobody needs it",
                 export=known.id,
                 state=str(known.state),
             )
@@ -112,7 +112,11 @@ def cancel(ledger: Ledger, id: str, *, by: str, clock: Clock, over: bool, commit
             return exports.apply(tx, known, "cancelled", at=now, by=by, **columns)
         if known.cancel_requested:
             return known
-        columns = {"state": ExportState.CANCELLING, "cancel_requested": True, "phase": "it is cancelled"}
+        columns = {
+            "state": ExportState.CANCELLING,
+            "cancel_requested": True,
+            "phase": "stops, and removes what it made",
+        }
         return exports.note_time(tx, known, "cancel_requested", at=now, by=by, **columns)
 
 

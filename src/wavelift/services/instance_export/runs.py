@@ -101,7 +101,7 @@ def require_going(known: InstanceExport) -> None:
         )
     if known.state.terminal:
         raise PermanentError(
-            f"The export is {known.state}",
+            f"The export has ended: it is {known.state}",
             next_step="Clear the run's first task, `admit`, with downstream: it begins anew",
             export=known.id,
         )

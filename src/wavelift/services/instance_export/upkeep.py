@@ -93,7 +93,7 @@ def _claimed(ledger: Ledger, known: InstanceExport, ctx: RunContext) -> Instance
         if now.state is ExportState.VERIFYING:  # nobody recorded its object
             now = exports.apply(tx, now, "unrecorded", at=at, by=by, state=ExportState.ACTIVE)
         if now.state is not ExportState.CANCELLING:
-            phase = "its run is dead: what it made is removed"
+            phase = "its run is dead: what it made is being removed"
             now = exports.apply(tx, now, "ending", at=at, by=by, state=ExportState.CANCELLING, error=words, phase=phase)
         return now
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.base.domain import Instant, Message
-from wavelift.base.errors import NotFoundError
+from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, PermanentError, ThrottledError
 from wavelift.base.names import TAG_ATTEMPT, TAG_RUN
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, exports
@@ -17,12 +20,16 @@ from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlan
 from wavelift.services.dataplane.export_staging import made_with, run_of
 from wavelift.services.instance_export.runs import require_going
 
-YOUNG: Final = timedelta(seconds=60)
-"""After this, AWS shows what it made: until then it may not, also if its answer was lost (EC2 is consistent in the
-end)."""
-SOURCES: Final = "sources_asked"
-"""The moment before EC2 is told to take snapshots, or to make an image."""
+ASKING: Final = "asking"
+"""The moment before a call that makes something, until its answer is recorded."""
+REFUSALS: Final = (PermanentError, LimitReachedError, BusyError, ThrottledError)
+"""Answers that say that nothing was made. After any other error there may be something."""
 
+YOUNG: Final = timedelta(seconds=60)
+"""After this, AWS shows what it made (EC2 is consistent in the end)."""
+SNAPSHOTS_TAKEN: Final = "snapshots_taken"
+IMAGE_BEGUN: Final = "image_begun"
+"""The moments at which EC2 named what it makes."""
 SHOWN: Final = "sources_shown"
 """The moment at which EC2 first showed all of them: what is not there later is gone."""
 
@@ -89,12 +96,26 @@ class Work:
         """Of a task of AWS: no other submission's is taken for it."""
         return {**self.tags, TAG_ATTEMPT: f"{self.made.attempt}.{self.made.submission}"}
 
-    def write(self, moment: str, *, made: dict[str, Any] | None = None, **columns: Any) -> None:
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around a call that makes something and whose answer may get lost. Until the answer is recorded, the removal
+        waits a moment for what AWS does not show yet.
+
+        :raises PermanentError: the export was cancelled; nothing was asked.
+        """
+        self.write(ASKING)
+        try:
+            yield
+        except REFUSALS:
+            self._forget_asking()
+            raise
+
+    def write(self, moment: str, *, made: dict[str, Any] | None = None, answered: bool = False, **columns: Any) -> None:
         """Record that something happened, and go on only if nobody has asked to cancel the export.
 
         What was made is recorded also then: the removal reads it.
 
-        :param made: changes of :class:`Made`.
+        :param made: changes of :class:`Made`. :param answered: it is what :meth:`asking` asked for.
         :raises PermanentError: the export was cancelled.
         """
         known = self.known
@@ -104,22 +125,25 @@ class Work:
                 columns.pop("state", None)
             if made is not None:
                 columns["made"] = made_of(now).model_copy(update=made).dump()
+            now = _without_asking(now) if answered else now
             self.known = exports.note_time(tx, now, moment, at=self.ctx.clock.now(), by=self.ctx.run, **columns)
         self.made = made_of(self.known)
         require_going(self.known)
 
-    def forget(self, moment: str) -> None:
-        """What was written down beforehand did not come about."""
+    def _forget_asking(self) -> None:
         known = self.known
         with self.ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
-            now = exports.get(tx, known.id, lock=True)
-            times = {name: at for name, at in (now.times or {}).items() if name != moment}
+            now = _without_asking(exports.get(tx, known.id, lock=True))
             at, by = self.ctx.clock.now(), self.ctx.run
-            self.known = exports.apply(tx, now, f"not_{moment}", at=at, by=by, times=times)
+            self.known = exports.apply(tx, now, "asked_in_vain", at=at, by=by, times=now.times)
 
     def order(self, key: str, **more: Any) -> ExportOrder:
         """For `read` and `verify`."""
         return ExportOrder(plan=self.plan, key=key, task_id=self.known.task_id, **more)
+
+
+def _without_asking(known: InstanceExport) -> InstanceExport:
+    return replace(known, times={name: at for name, at in (known.times or {}).items() if name != ASKING})
 
 
 def moment_of(known: InstanceExport, name: str) -> datetime | None:
@@ -128,13 +152,14 @@ def moment_of(known: InstanceExport, name: str) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def may_be_hidden(known: InstanceExport, ctx: RunContext) -> bool:
-    """Whether EC2 may not show yet the snapshots, or the image, that it was told to make."""
-    asked, shown = moment_of(known, SOURCES), moment_of(known, SHOWN)
-    return is_young(known, SOURCES, ctx) and not (asked and shown and shown >= asked)
-
-
 def is_young(known: InstanceExport, moment: str, ctx: RunContext) -> bool:
-    """Whether AWS may not show yet what it was told at this moment."""
+    """Whether AWS may not show yet what it was told, or told us, at this moment."""
     at = moment_of(known, moment)
     return at is not None and ctx.clock.now() - at < YOUNG
+
+
+def may_be_hidden(known: InstanceExport, ctx: RunContext) -> bool:
+    """Whether EC2 may not show yet the snapshots, or the image, whose ids it told."""
+    name = SNAPSHOTS_TAKEN if made_of(known).method == "direct" else IMAGE_BEGUN
+    made, shown = moment_of(known, name), moment_of(known, SHOWN)
+    return is_young(known, name, ctx) and not (made and shown and shown >= made)

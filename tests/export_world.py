@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tests.contexts import Alive, HandClock, run_context
@@ -156,7 +156,8 @@ class ExportChain(ExportWorld):
 
     def read_disks(self, order: ExportOrder, run: str = "r1") -> ExportWritten | None:
         """Skipped where AWS made the object."""
-        return read_instance(self.access, order, self.ctx(run)) if order.plan.method == "direct" else None
+        ctx = replace(self.ctx(run), server=self.known(run).instance_id)  # as the operator has it
+        return read_instance(self.access, order, ctx) if order.plan.method == "direct" else None
 
     def verify(self, order: ExportOrder, written: ExportWritten | None, run: str = "r1") -> ExportVerified:
         return verify_export(self.access, order, written, self.ctx(run), workers=2)

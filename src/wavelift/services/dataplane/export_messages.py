@@ -99,6 +99,8 @@ class ExportWritten(Message):
     """What `read` returns."""
 
     export: str
+    plan: str
+    """Digest of the plan that it followed."""
     bucket: str
     key: str
     object_bytes: int
@@ -114,6 +116,8 @@ class ExportVerified(Message):
     """What `verify` returns: the object was opened, and compared as far as the plan asks."""
 
     export: str
+    plan: str
+    """Digest of the plan that it followed."""
     bucket: str
     key: str
     object_bytes: int

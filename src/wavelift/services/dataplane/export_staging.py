@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.s3 import S3Staging
+from wavelift.adapters.aws.s3 import ObjectInfo, S3Staging
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.names import TAG_RUN, TAG_SERVER, TAG_WAVE
 from wavelift.rules.export_flows import EXPORT, EXPORT_DAGS
@@ -39,6 +39,11 @@ def made_with(plan: ExportPlan) -> dict[str, str]:
     """The tags of everything that an export makes. No clean-up of a wave knows such a wave."""
     wave, server = f"{EXPORT_DAGS}{plan.place.environment}", plan.instance.instance_id
     return {TAG_RUN: run_of(plan.export), TAG_SERVER: server, TAG_WAVE: wave, "Name": f"{wave}/{server}"}
+
+
+def direct_key(plan: ExportPlan) -> str:
+    """Of the OVA that method ``direct`` writes."""
+    return f"{plan.prefix}{plan.export}{OVA_SUFFIX}"
 
 
 def metadata_of(export: str) -> dict[str, str]:
@@ -96,7 +101,7 @@ def discard_export(
         try:
             gone += ["upload"] * abort_uploads(s3, key)
             found = s3.head(key)
-            if found is not None and (task_id or _is_own(s3, key, export)):
+            if found is not None and (task_id or is_own(found, export)):
                 s3.delete(key)
                 gone.append(key)
             gone += [] if task_id else _discard_manifests(s3, key, export)
@@ -108,16 +113,14 @@ def discard_export(
 def _discard_manifests(s3: S3Staging, key: str, export: str) -> list[str]:
     folder = _folder(key)
     listed = [one.key for one in s3.list(folder) if _MANIFEST.fullmatch(one.key.removeprefix(folder))]
-    own = [each for each in listed if _is_own(s3, each, export)]
+    own = [each for each in listed if (found := s3.head(each)) is not None and is_own(found, export)]
     s3.delete(*own)
     return own
 
 
-def _is_own(s3: S3Staging, key: str, export: str) -> bool:
-    found = s3.head(key)
-    if found is None:
-        return False
+def is_own(found: ObjectInfo, export: str) -> bool:
+    """Whether an export has made this object itself."""
     own = found.metadata.get(RUN_METADATA) == run_of(export)
     if not own:
-        log.warning("s3://%s/%s stays: it is not of export %s", s3.bucket, key, export)
+        log.warning("%s stays: it is not of export %s", found.key, export)
     return own

@@ -123,6 +123,7 @@ def _of_aws(s3: S3Staging, order: ExportOrder, ctx: RunContext) -> ExportVerifie
     name = order.key.rpartition("/")[2]
     return ExportVerified(
         export=plan.export,
+        plan=plan.digest,
         bucket=s3.bucket,
         key=order.key,
         object_bytes=found.size,
@@ -175,6 +176,7 @@ class _Direct:
         self._check_unchanged("while it was read back")
         return ExportVerified(
             export=written.export,
+            plan=self.order.plan.digest,
             bucket=written.bucket,
             key=written.key,
             object_bytes=written.object_bytes,

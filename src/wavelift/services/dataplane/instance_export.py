@@ -32,12 +32,20 @@ from wavelift.base.errors import (
     WaveliftError,
     located,
 )
-from wavelift.base.names import TAG_RUN, instant_of
+from wavelift.base.names import TAG_RUN, instant_of, run_hash
 from wavelift.base.run import RunContext
 from wavelift.base.units import MIB, exact_bytes
 from wavelift.rules.export_facts import InstanceFacts
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlan, ExportWritten, SourceDisk, WrittenDisk
-from wavelift.services.dataplane.export_staging import abort_uploads, made_with, manifest_key, metadata_of, run_of
+from wavelift.services.dataplane.export_staging import (
+    abort_uploads,
+    direct_key,
+    is_own,
+    made_with,
+    manifest_key,
+    metadata_of,
+    run_of,
+)
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.staged_object import AnnouncedSink, settle, stored_version
 from wavelift.transfer import tar
@@ -69,12 +77,26 @@ def read_instance(
     """
     plan = order.plan
     with located(server=plan.instance.instance_id, export=plan.export):
+        _check_own(order, ctx)
         default = AccountChecks(access).bucket(plan.place.bucket)  # told again, for policies that demand the header
         staging = S3Staging(
             access, plan.place.bucket, default.kms_key or None, sse=default.encryption, tags=made_with(plan)
         )
         with closing(staging) as s3:
             return _Reading(access, s3, order, ctx, CopyOptions(workers), line).run()
+
+
+def _check_own(order: ExportOrder, ctx: RunContext) -> None:
+    """The order is of this run, and so is the key: no edited one overwrites somebody's object."""
+    due = (run_hash(ctx.run_key), direct_key(order.plan))
+    if (found := (run_of(order.plan.export), order.key)) != due:
+        raise TamperedError(
+            "The order that came by XCom is not of this run",
+            field="order.key",
+            expected=due,
+            found=found,
+            next_step=f"{BEGIN_ANEW}; find out who edited its XComs",
+        )
 
 
 def machine_of(plan: ExportPlan) -> Machine:
@@ -185,6 +207,13 @@ class _Reading:
 
     def _sink(self) -> S3PartSink:
         """The upload that an earlier try of the same instant began, or a new one. Others of this key are aborted."""
+        there = self.s3.head(self.order.key)
+        if there is not None and not is_own(there, self.order.plan.export):
+            raise PermanentError(
+                "Under the key of the OVA lies another object, which this export has not made",
+                object=f"s3://{self.s3.bucket}/{self.order.key}",
+                next_step="Find out who made it; when nobody needs it, delete it, then start the export again",
+            )
         known = self.record.get("upload_id", "")
         abort_uploads(self.s3, self.order.key, keep=known)
         sink = self.s3.multipart(
@@ -285,6 +314,7 @@ class _Reading:
             end = start - tar.HEADER
         written = ExportWritten(
             export=self.order.plan.export,
+            plan=self.order.plan.digest,
             bucket=self.s3.bucket,
             key=self.order.key,
             object_bytes=size,

@@ -13,8 +13,9 @@ from wavelift.ledger import Ledger, exports
 from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportPlan, ExportVerified, ExportWritten
+from wavelift.services.dataplane.export_staging import direct_key
 from wavelift.services.dataplane.staged_object import difference
-from wavelift.services.instance_export.begin import direct_key, sources_of
+from wavelift.services.instance_export.begin import sources_of
 from wavelift.services.instance_export.runs import known_of, require_going
 from wavelift.services.instance_export.work import made_of, plan_of
 
@@ -80,6 +81,7 @@ def _compared(
     yield "verified.export", known.id, verified.export
     yield "verified.bucket", known.bucket, verified.bucket
     yield "verified.key", key, verified.key
+    yield "verified.plan", plan.digest, verified.plan
     if plan.method != "direct":
         yield "verified.level", OPENED[0], verified.level
         return
@@ -89,6 +91,7 @@ def _compared(
         return
     yield "written.export", known.id, written.export
     yield "written.key", key, written.key
+    yield "written.plan", plan.digest, written.plan
     yield "written.version", verified.version, written.version
     yield "written.object_bytes", verified.object_bytes, written.object_bytes
     due = [(disk.index, disk.snapshot_id, disk.capacity) for disk in sources_of(plan, made_of(known))]

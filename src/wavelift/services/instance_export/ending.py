@@ -28,10 +28,17 @@ from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note
 from wavelift.services.instance_export.tasks import SUBMITTING
 from wavelift.services.instance_export.waits import ForAWhile, ForTask
-from wavelift.services.instance_export.work import made_of, moment_of, plan_of, tag_of_run
+from wavelift.services.instance_export.work import (
+    IMAGE_ASKED,
+    SNAPSHOTS_ASKED,
+    made_of,
+    moment_of,
+    plan_of,
+    tag_of_run,
+)
 
 YOUNG: Final = timedelta(seconds=60)
-"""After this, AWS shows a task whose submission had no answer."""
+"""After this, AWS shows what it was asked for, also where the answer was lost."""
 
 
 def remove(
@@ -82,6 +89,8 @@ def _without_result(
 ) -> ForTask | ForAWhile | None:
     """End AWS's tasks, and delete what they or `read` wrote."""
     plan = plan_of(known)
+    if _may_show(known, ctx):
+        return ForAWhile("waits whether AWS shows snapshots or an image: the answer was lost")
     if plan.method == "direct":
         removed += discard_export(access, plan.place, direct_key(plan), export=known.id)
         return None
@@ -111,8 +120,21 @@ def _tasks(api: InstanceExports, known: InstanceExport) -> list[ExportTask]:
 
 
 def _may_come(known: InstanceExport, ctx: RunContext) -> bool:
-    submitting = moment_of(known, SUBMITTING)
-    return not known.task_id and submitting is not None and ctx.clock.now() - submitting < YOUNG
+    return not known.task_id and _is_young(known, SUBMITTING, ctx)
+
+
+def _may_show(known: InstanceExport, ctx: RunContext) -> bool:
+    """Whether AWS was just asked for snapshots or an image that nobody wrote down: some may be shown later only."""
+    made = made_of(known)
+    unanswered = [
+        moment for moment, there in ((SNAPSHOTS_ASKED, made.snapshot_ids), (IMAGE_ASKED, made.image_id)) if not there
+    ]
+    return any(_is_young(known, moment, ctx) for moment in unanswered)
+
+
+def _is_young(known: InstanceExport, moment: str, ctx: RunContext) -> bool:
+    at = moment_of(known, moment)
+    return at is not None and ctx.clock.now() - at < YOUNG
 
 
 def _ended(api: InstanceExports, task: ExportTask) -> ForTask | None:

@@ -22,7 +22,7 @@ Submit = Callable[[InstanceExports], ExportTask]
 SUBMITTING: Final = "submitting"
 """The moment before AWS is told to begin."""
 _REFUSALS: Final = (PermanentError, LimitReachedError, BusyError, ThrottledError)
-"""Answers that say that there is no task. After any other error there may be one."""
+"""Answers that say that this call began no task. After any other error there may be one."""
 FULL: Final = "{active} export tasks are active in account and region, the limit is {limit}"
 
 
@@ -58,11 +58,14 @@ def _begun(work: Work, api: InstanceExports, submit: Submit, limit: int, subject
         full = place_for(api, limit)
         if full is not None:
             return full
+        earlier = moment_of(work.known, SUBMITTING)
         work.write(SUBMITTING)  # before the call: AWS may show its task some seconds later
         try:
             task = submit(api)
         except _REFUSALS as error:
-            work.forget(SUBMITTING)
+            # The task of an earlier call, whose answer was lost, may be what keeps this one out.
+            if earlier is None:
+                work.forget(SUBMITTING)
             if not isinstance(error, LimitReachedError):
                 raise
             # AWS's limit is lower than ours: only when one of those has ended is it worth asking again.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.base.domain import Instant, Message
@@ -16,6 +16,10 @@ from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlan
 from wavelift.services.dataplane.export_staging import made_with, run_of
 from wavelift.services.instance_export.runs import require_going
+
+SNAPSHOTS_ASKED: Final = "snapshots_asked"
+IMAGE_ASKED: Final = "image_asked"
+"""The moments before AWS is asked for snapshots, and for an image: the answer may get lost."""
 
 
 class Made(Message):
@@ -33,7 +37,7 @@ class Made(Message):
     instant: Instant | None = None
     """Of the volumes' snapshots."""
     unseen: int = 0
-    """Looks at which AWS did not know the task."""
+    """Looks at which AWS did not know the image or the task."""
     tidy: bool = False
     """What is not the result is removed."""
     removed: tuple[str, ...] = ()

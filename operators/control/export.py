@@ -40,17 +40,24 @@ class ExportRunOperator(WaveRunOperator):
     """Base of the control plane's tasks in the run of an export."""
 
     def limit(self) -> int:
-        """Exports of account and region at a time, where the environment does not say another number."""
+        """Exports of account and region at a time, where the environment does not say another number.
+
+        :raises SpecError: the setting is more than AWS raises it to.
+        """
         from wavelift.airflow import config
 
-        return config.integer("exports_per_region")
+        return config.limit("exports_per_region")
 
-    def place(self, ledger: Ledger, context: Context) -> ExportPlace:
-        """Where this run's exports are, by what it froze."""
+    def place(self, ledger: Ledger, context: Context, *, begins: bool = True) -> ExportPlace:
+        """Where this run's exports are, by what it froze.
+
+        :param begins: False: nothing is begun any more, and a wrong setting is in nobody's way.
+        """
         from wavelift.services.instance_export.runs import of_this_run, place_of
 
         with ledger.read() as tx:
-            return place_of(of_this_run(tx, self.server_context(context)).environment, self.limit())
+            environment = of_this_run(tx, self.server_context(context)).environment
+        return place_of(environment, self.limit()) if begins else place_of(environment)
 
 
 class ExportWaitingOperator(ExportRunOperator, WaitingOperator):
@@ -224,7 +231,7 @@ class RecordExportOperator(ExportRunOperator):
         written = ExportWritten.load(self.written) if self.written is not None else None
         verified = ExportVerified.load(self.verified)
         with self.ledger() as ledger:
-            place = self.place(ledger, context)
+            place = self.place(ledger, context, begins=False)
             known = record(ledger, self.aws_of(place), written, verified, self.server_context(context))
         self.log.info("%s: s3://%s/%s, %d bytes", known.id, known.bucket, known.object_key, known.object_bytes or 0)
         return {"export": known.id, "bucket": known.bucket, "key": known.object_key, "bytes": known.object_bytes}
@@ -249,7 +256,7 @@ class RemoveExportOperator(ExportWaitingOperator):
             words = first_failure(context, EXPORT, task_states(context))
             if known is None or ended_unmade(ledger, known, ctx, words=words):
                 return dict(Removed().dump())
-            place = self.place(ledger, context)
+            place = self.place(ledger, context, begins=False)
             store = StateStore(context["task_state_store"])
             fence: Callable[[], None] = lambda: store.set("removing", known.id)  # noqa: E731  # as the reports have it
             found = remove(ledger, self.aws_of(place), known, ctx, words=words, fence=fence)

@@ -18,6 +18,7 @@ from typing import Final
 import pytest
 from tests.airflow import sites
 from tests.airflow.aside import Players, is_aside
+from tests.airflow.exporting import NEAR, OUT, lay_out_exports
 from tests.airflow.fleet import LAB_WAVES, OTHER_VCENTER, SLOW, WAVES, lay_out_more, simulators
 from tests.airflow.inprocess import Lab, airflow_here
 from tests.airflow.outside import Outside
@@ -72,6 +73,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     (folder / "home").mkdir()
     with ExitStack() as stack:
         stage = stack.enter_context(simulators(folder, LAB_WAVES, slow={}))
+        lay_out_exports(folder / "dags", stage, OUT)
         home = folder / "home"
         grant_keys.keygen(
             KeyFiles(home / "wavelift" / "grants" / "private.pem", home / "wavelift" / "grants" / "public")
@@ -104,6 +106,7 @@ def world(
     with ExitStack() as stack:
         stage = stack.enter_context(simulators(folder, WAVES, slow=SLOW))
         lay_out_more(folder / "dags", stage)
+        lay_out_exports(folder / "dags", stage, OUT, NEAR)
         crossing = None
         if HCX_FOR & {item.path.stem for item in request.session.items}:
             crossing = sites.start(stack, folder)

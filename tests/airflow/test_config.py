@@ -37,6 +37,21 @@ def test_the_limit_of_the_line_is_what_the_file_says_now(tmp_path: Path, monkeyp
             config.max_mbit_s()
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("21", "is 21: it must be at most 20: AWS raises it no further"), ("0", "is 0: it must be at least 1")],
+)
+def test_vie_04_more_exports_than_aws_allows_are_refused_where_the_setting_is_read(
+    monkeypatch: pytest.MonkeyPatch, value: str, words: str
+) -> None:
+    monkeypatch.setenv(OPTIONS["exports_per_region"].variable, value)
+    with pytest.raises(SpecError, match=rf"\[wavelift\] exports_per_region {words}") as told:
+        config.limit("exports_per_region")
+    assert "Set 1 to 20" in str(told.value)
+    monkeypatch.setenv(OPTIONS["exports_per_region"].variable, "20")
+    assert config.limit("exports_per_region") == 20
+
+
 def test_a_ledger_that_an_older_wavelift_left_in_the_home_stays_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,7 @@ def test_an_export_that_fails_fails_the_step_in_words(plane: ExportWorld, airflo
     plane.admit(run)
     plane.report(run, words="check: export.licence")
     airflow.states[run] = "failed"
-    with pytest.raises(AirflowFailException, match=r"is failed: check: export\.licence"):
+    with pytest.raises(AirflowFailException, match=r"failed, check: export\.licence"):
         operator(request_id="k1").execute(airflow.context())
 
 

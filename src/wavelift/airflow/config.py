@@ -145,6 +145,20 @@ def integer(option: str) -> int:
     return int(conf.getint(SECTION, option))
 
 
+def limit(option: str) -> int:
+    """An option that sets a limit of :mod:`wavelift.rules.limits`.
+
+    :raises SpecError: it is outside of what the service allows.
+    """
+    from wavelift.rules.limits import LIMITS
+
+    value, known = integer(option), LIMITS[option]
+    if refusal := known.refusal(value):
+        step = f"Set 1 to {known.most}" if known.most else "Set 1 or more"
+        raise SpecError(f"[{SECTION}] {option} is {value}: {refusal}", next_step=step)
+    return value
+
+
 def text(section: str, option: str) -> str:
     """One of Airflow's own settings; empty if nobody set it."""
     return str(conf.get(section, option, fallback="") or "").strip()

@@ -53,8 +53,8 @@ _WAYS: Final[Mapping[ExportState, frozenset[ExportState]]] = {
     ExportState.VERIFYING: frozenset(
         {ExportState.COMPLETED, ExportState.FAILED, ExportState.ACTIVE, ExportState.CHECKING, ExportState.QUEUED}
     ),
-    # AWS may complete it before the cancellation arrives.
-    ExportState.CANCELLING: frozenset({ExportState.CANCELLED, ExportState.FAILED, ExportState.VERIFYING}),
+    # Also of one that AWS completes before the cancellation arrives: its object is removed.
+    ExportState.CANCELLING: frozenset({ExportState.CANCELLED, ExportState.FAILED}),
     # Its DAG run was cleared: it begins anew.
     ExportState.FAILED: frozenset({ExportState.QUEUED, ExportState.CHECKING}),
     ExportState.CANCELLED: frozenset({ExportState.QUEUED, ExportState.CHECKING}),

@@ -76,6 +76,33 @@ def test_an_account_that_does_not_answer_is_a_finding_too(stage: Stage) -> None:
     assert (found.ok, found.account, found.subnets) == (False, "", ())
 
 
+def test_vie_02_an_environment_with_exports_learns_what_its_bucket_lacks_and_no_wave_stops_for_it(
+    stage: Stage,
+) -> None:
+    assert not any(
+        one.code.startswith("bucket.missing") for one in looked_at(stage.access, stage.environment()).findings
+    )
+    environment = stage.environment(exports={"name": "checked"})
+
+    def told() -> list[tuple[str, str, str]]:
+        found = looked_at(stage.access, environment)
+        assert found.ok
+        return [
+            (one.code, one.subject, str(one.severity))
+            for one in found.findings
+            if one.subject in (f"*/bucket {name}", "*/role vmimport")
+        ]
+
+    name, role = environment.exports_bucket, "*/role vmimport"
+    assert told() == [("bucket.missing", f"*/bucket {name}", "warning")]
+    s3 = stage.aws.client("s3")
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": stage.aws.region})
+    try:
+        assert told() == [("bucket.acls", f"*/bucket {name}", "warning"), ("export.role", role, "warning")]
+    finally:
+        s3.delete_bucket(Bucket=name)
+
+
 def test_another_account_than_the_file_names_stops_the_whole_wave(stage: Stage) -> None:
     for account, stops in (("999999999999", True), ("123456789012", False), ("", False)):  # empty: an older run
         wave = stage.wave("web01")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.checks import AccountChecks
+from wavelift.adapters.aws.export_bucket import ExportBuckets
 from wavelift.base.domain import Finding, Message, Severity
 from wavelift.base.errors import DeniedError, NotFoundError, WaveliftError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger
 from wavelift.ledger.events import Subject
 from wavelift.rules.authority import WHOAMI, Action
+from wavelift.rules.environment import Environment
+from wavelift.rules.export_checks import check_bucket, check_role
 from wavelift.rules.findings import WHOLE_WAVE, Findings
 from wavelift.rules.hcx_environment import aws_only
 from wavelift.rules.plans import Target
@@ -75,7 +79,9 @@ def check(open_aws: Callable[[], AwsAccess], granting: Granting, *, user: str) -
     if environment.vcenter_check == "require" and not granting.principals.vcenter_principal(user):
         refuse_unnamed(RequesterFacts(environment.vcenter_check, principal="", user=user), findings)
     try:
-        facts = account_facts(open_aws(), environment)
+        access = open_aws()
+        facts = account_facts(access, environment)
+        of_exports = _of_exports(access, environment, environment.account or facts.account)
     except WaveliftError as error:
         finding = check_aws(environment.aws_conn_id, in_region(error, environment.region))
         return EnvironmentCheck(environment=name, account="", findings=(finding, *findings.all))
@@ -96,7 +102,27 @@ def check(open_aws: Callable[[], AwsAccess], granting: Granting, *, user: str) -
                 row="AMP-01",
                 part=subnet,
             )
-    found = [*check_environment(Target.of(environment), facts), *findings.all]
+    found = [*check_environment(Target.of(environment), facts), *findings.all, *of_exports]
     return EnvironmentCheck(
         environment=name, account=facts.account, findings=tuple(sorted_findings(found)), subnets=tuple(rooms)
     )
+
+
+def _of_exports(access: AwsAccess, environment: Environment, account: str) -> list[Finding]:
+    """About the exports bucket, and about the service role in it. No wave stops for them: they are warnings."""
+    if environment.exports is None:
+        return []
+    name = environment.exports_bucket
+    facts = ExportBuckets(access, account).facts(name)
+    where = {"region": environment.region, "account": account, "environment": environment.environment}
+    role = AccountChecks(access).role(environment.role, bucket=name, exports=name)
+    found = [*check_bucket(facts, "instance", **where), *(check_role(role, name) if facts.exists else [])]
+    return [
+        one.model_copy(
+            update={
+                "subject": f"{WHOLE_WAVE}/{one.subject}",
+                "severity": Severity.WARNING if one.severity is Severity.ERROR else one.severity,
+            }
+        )
+        for one in found
+    ]

@@ -32,7 +32,7 @@ from wavelift.services.instance_export.progress import note
 from wavelift.services.instance_export.runs import known_of, require_going
 from wavelift.services.instance_export.tasks import advance, place_for
 from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForSnapshots, Waits
-from wavelift.services.instance_export.work import IMAGE_ASKED, SNAPSHOTS_ASKED, Made, Work, made_of
+from wavelift.services.instance_export.work import Made, Work, made_of
 
 BEGIN_ANEW: Final = "Clear the run's first task, `admit`, with downstream: it begins anew"
 AVAILABLE: Final = "available"
@@ -135,17 +135,16 @@ def _made_image(work: Work) -> ForImage | ForAWhile | None:
     """The temporary image is there, or what must be waited for."""
     sources, plan = ExportSources(work.access), work.plan
     if not work.made.image_id:
-        work.ctx.cancel.check()
-        work.write(IMAGE_ASKED)  # before the call: AWS may show its image some seconds later
-        image = sources.make_image(
-            plan.instance.instance_id,
-            image_name(run_of(plan.export), work.made.attempt),
-            reboot=plan.may_reboot,
-            tags=work.tags,
-            description=f"export {plan.export}",
-        )
+        with work.asking():
+            image = sources.make_image(
+                plan.instance.instance_id,
+                image_name(run_of(plan.export), work.made.attempt),
+                reboot=plan.may_reboot,
+                tags=work.tags,
+                description=f"export {plan.export}",
+            )
         phase = f"AWS makes the image {image.image_id}"
-        work.write("image_begun", made={"image_id": image.image_id}, phase=phase)
+        work.write("image_begun", answered=True, made={"image_id": image.image_id}, phase=phase)
     try:
         image = sources.image(work.made.image_id)  # it fails here if AWS could not make it
     except NotFoundError as error:
@@ -184,18 +183,17 @@ def _direct(work: Work) -> ExportOrder | ForSnapshots:
     sources, plan = ExportSources(work.access), work.plan
     if not work.made.snapshot_ids:
         work.ctx.cancel.check()
-        work.write(SNAPSHOTS_ASKED)  # before the call: AWS may show its snapshots some seconds later
-        taken = sources.take(
-            SnapshotsRequest(
-                instance_id=plan.instance.instance_id,
-                volume_ids=[volume.volume_id for volume in plan.instance.volumes],
-                token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
-                tags=work.tags,
-                description=f"export {plan.export}",
-            )
+        request = SnapshotsRequest(
+            instance_id=plan.instance.instance_id,
+            volume_ids=[volume.volume_id for volume in plan.instance.volumes],
+            token=client_token(work.known.run_key, "snapshots", instant=_submission(work)),
+            tags=work.tags,
+            description=f"export {plan.export}",
         )
+        with work.asking():
+            taken = sources.take(request)
         made = {"snapshot_ids": tuple(one.snapshot_id for one in taken.snapshots), "instant": taken.started}
-        work.write("snapshots_taken", made=made, phase="AWS completes the snapshots")
+        work.write("snapshots_taken", answered=True, made=made, phase="AWS completes the snapshots")
     found = _present(work, sources)
     try:
         found.check()

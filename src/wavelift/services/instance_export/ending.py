@@ -13,7 +13,8 @@ from datetime import timedelta
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.export_sources import ExportSources
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.export_sources import IMAGE_PREFIX, ExportSources
 from wavelift.adapters.aws.instance_exports import CancelResult, ExportTask, InstanceExports
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, exports
@@ -26,19 +27,13 @@ from wavelift.services.instance_export.begin import direct_key
 from wavelift.services.instance_export.messages import Removed
 from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note
-from wavelift.services.instance_export.tasks import SUBMITTING
-from wavelift.services.instance_export.waits import ForAWhile, ForTask
-from wavelift.services.instance_export.work import (
-    IMAGE_ASKED,
-    SNAPSHOTS_ASKED,
-    made_of,
-    moment_of,
-    plan_of,
-    tag_of_run,
-)
+from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForTask
+from wavelift.services.instance_export.work import ASKING, made_of, moment_of, plan_of, tag_of_run
 
 YOUNG: Final = timedelta(seconds=60)
-"""After this, AWS shows what it was asked for, also where the answer was lost."""
+"""After this, AWS shows what a call made that had no answer."""
+PENDING: Final = "pending"
+"""Of an image."""
 
 
 def remove(
@@ -49,7 +44,7 @@ def remove(
     *,
     words: str,
     fence: Callable[[], None],
-) -> Removed | ForTask | ForAWhile:
+) -> Removed | ForTask | ForImage | ForAWhile:
     """Remove what is not the result, and close an export without one. May be called again; what must be waited for, as
     a task that AWS does not cancel any more is waited for before its object goes.
 
@@ -65,9 +60,12 @@ def remove(
     removed: list[str] = []
     fence()
     if known.state is not ExportState.COMPLETED:
-        waits = _without_result(ledger, access, known, ctx, removed)
+        waits = _to_come(known, ctx) or _without_result(ledger, access, known, ctx, removed)
         if waits is not None:
             return waits
+    pending = _pending(access, known)
+    if pending is not None:
+        return pending
     gone = ExportSources(access).remove(tag_of_run(known))
     removed += [f"image {id}" for id in gone.images]
     removed += [f"snapshot {id}" for id in gone.snapshots]
@@ -92,18 +90,14 @@ def ended_unmade(ledger: Ledger, known: InstanceExport, ctx: RunContext, *, word
 
 def _without_result(
     ledger: Ledger, access: AwsAccess, known: InstanceExport, ctx: RunContext, removed: list[str]
-) -> ForTask | ForAWhile | None:
+) -> ForTask | None:
     """End AWS's tasks, and delete what they or `read` wrote."""
     plan = plan_of(known)
-    if _may_show(known, ctx):
-        return ForAWhile("waits whether AWS shows snapshots or an image: the answer was lost")
     if plan.method == "direct":
         removed += discard_export(access, plan.place, direct_key(plan), export=known.id)
         return None
     api = InstanceExports(access)
     tasks = _tasks(api, known)
-    if not tasks and _may_come(known, ctx):
-        return ForAWhile("waits whether AWS shows a task: the answer to its submission was lost")
     for task in tasks:
         waits = None if task.finished else _ended(api, task)
         if waits is not None:
@@ -125,22 +119,22 @@ def _tasks(api: InstanceExports, known: InstanceExport) -> list[ExportTask]:
     return list(found.values())
 
 
-def _may_come(known: InstanceExport, ctx: RunContext) -> bool:
-    return not known.task_id and _is_young(known, SUBMITTING, ctx)
+def _to_come(known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
+    """What AWS may show only now, of a call whose answer got lost."""
+    asked = moment_of(known, ASKING)
+    young = asked is not None and ctx.clock.now() - asked < YOUNG
+    return ForAWhile("waits whether AWS shows what it was asked for: its answer was lost") if young else None
 
 
-def _may_show(known: InstanceExport, ctx: RunContext) -> bool:
-    """Whether AWS was just asked for snapshots or an image that nobody wrote down: some may be shown later only."""
-    made = made_of(known)
-    unanswered = [
-        moment for moment, there in ((SNAPSHOTS_ASKED, made.snapshot_ids), (IMAGE_ASKED, made.image_id)) if not there
-    ]
-    return any(_is_young(known, moment, ctx) for moment in unanswered)
-
-
-def _is_young(known: InstanceExport, moment: str, ctx: RunContext) -> bool:
-    at = moment_of(known, moment)
-    return at is not None and ctx.clock.now() - at < YOUNG
+def _pending(access: AwsAccess, known: InstanceExport) -> ForImage | None:
+    """An image that AWS still makes: its snapshots may come after its deregistration, and nobody would remove them."""
+    if made_of(known).method != "image":
+        return None
+    images = Ec2(access).find_ours(tag_of_run(known)).images
+    pending = next((one for one in images if one.name.startswith(IMAGE_PREFIX) and one.state == PENDING), None)
+    if pending is None:
+        return None
+    return ForImage(pending.image_id, f"AWS still makes the image {pending.image_id}; it goes when it is there")
 
 
 def _ended(api: InstanceExports, task: ExportTask) -> ForTask | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from wavelift.adapters.aws.instance_exports import ExportTask, InstanceExports, TaskState
-from wavelift.base.errors import BusyError, LimitReachedError, PermanentError, ThrottledError
+from wavelift.base.errors import LimitReachedError, PermanentError
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportOrder
 from wavelift.services.dataplane.remote_task import MAX_UNSEEN
@@ -19,10 +19,6 @@ from wavelift.services.instance_export.waits import ForAWhile, ForPlace, ForTask
 from wavelift.services.instance_export.work import Work, moment_of
 
 Submit = Callable[[InstanceExports], ExportTask]
-SUBMITTING: Final = "submitting"
-"""The moment before AWS is told to begin."""
-_REFUSALS: Final = (PermanentError, LimitReachedError, BusyError, ThrottledError)
-"""Answers that say that this call began no task. After any other error there may be one."""
 FULL: Final = "{active} export tasks are active in account and region, the limit is {limit}"
 
 
@@ -58,19 +54,13 @@ def _begun(work: Work, api: InstanceExports, submit: Submit, limit: int, subject
         full = place_for(api, limit)
         if full is not None:
             return full
-        earlier = moment_of(work.known, SUBMITTING)
-        work.write(SUBMITTING)  # before the call: AWS may show its task some seconds later
         try:
-            task = submit(api)
-        except _REFUSALS as error:
-            # The task of an earlier call, whose answer was lost, may be what keeps this one out.
-            if earlier is None:
-                work.forget(SUBMITTING)
-            if not isinstance(error, LimitReachedError):
-                raise
+            with work.asking():
+                task = submit(api)
+        except LimitReachedError as error:
             # AWS's limit is lower than ours: only when one of those has ended is it worth asking again.
             return ForPlace(max(1, api.count_active()), error.what)
-    work.write("submitted", task_id=task.task_id, phase="AWS exports it", percent=0)
+    work.write("submitted", answered=True, task_id=task.task_id, phase="AWS exports it", percent=0)
     return None
 
 
@@ -87,7 +77,7 @@ def _followed(work: Work, api: InstanceExports) -> ExportOrder | ForTask | ForAW
         if work.known.state is not ExportState.VERIFYING:
             words = "the object stands in S3, and is being opened"
             work.write("exported", state=ExportState.VERIFYING, object_key=key, phase=words, percent=100)
-        return work.order(key, instant=moment_of(work.known, SUBMITTING))
+        return work.order(key, instant=moment_of(work.known, "begun"))
     failure = task.failure(instance=plan.instance.instance_id, export=work.known.id)
     if failure.retryable:  # the next try submits another task
         made = {"submission": work.made.submission + 1, "unseen": 0}

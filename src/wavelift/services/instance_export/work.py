@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.base.domain import Instant, Message
-from wavelift.base.errors import NotFoundError
+from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, PermanentError, ThrottledError
 from wavelift.base.names import TAG_ATTEMPT, TAG_RUN
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, exports
@@ -17,9 +20,10 @@ from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlan
 from wavelift.services.dataplane.export_staging import made_with, run_of
 from wavelift.services.instance_export.runs import require_going
 
-SNAPSHOTS_ASKED: Final = "snapshots_asked"
-IMAGE_ASKED: Final = "image_asked"
-"""The moments before AWS is asked for snapshots, and for an image: the answer may get lost."""
+ASKING: Final = "asking"
+"""The moment before a call that makes something, until its answer is recorded."""
+REFUSALS: Final = (PermanentError, LimitReachedError, BusyError, ThrottledError)
+"""Answers that say that this call made nothing. After any other error there may be something."""
 
 
 class Made(Message):
@@ -84,12 +88,29 @@ class Work:
         """Of a task of AWS: no other submission's is taken for it."""
         return {**self.tags, TAG_ATTEMPT: f"{self.made.attempt}.{self.made.submission}"}
 
-    def write(self, moment: str, *, made: dict[str, Any] | None = None, **columns: Any) -> None:
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around a call that makes something and whose answer may get lost. Until the answer is recorded, the removal
+        waits a moment for what AWS does not show yet.
+
+        :raises PermanentError: the export was cancelled; nothing was asked.
+        """
+        earlier = moment_of(self.known, ASKING)
+        self.write(ASKING)
+        try:
+            yield
+        except REFUSALS:
+            # What an earlier call made, whose answer got lost, may be why this one is refused.
+            if earlier is None:
+                self._forget_asking()
+            raise
+
+    def write(self, moment: str, *, made: dict[str, Any] | None = None, answered: bool = False, **columns: Any) -> None:
         """Record that something happened, and go on only if nobody has asked to cancel the export.
 
         What was made is recorded also then: the removal reads it.
 
-        :param made: changes of :class:`Made`.
+        :param made: changes of :class:`Made`. :param answered: it is what :meth:`asking` asked for.
         :raises PermanentError: the export was cancelled.
         """
         known = self.known
@@ -99,22 +120,25 @@ class Work:
                 columns.pop("state", None)
             if made is not None:
                 columns["made"] = made_of(now).model_copy(update=made).dump()
+            now = _without_asking(now) if answered else now
             self.known = exports.note_time(tx, now, moment, at=self.ctx.clock.now(), by=self.ctx.run, **columns)
         self.made = made_of(self.known)
         require_going(self.known)
 
-    def forget(self, moment: str) -> None:
-        """What was written down beforehand did not come about."""
+    def _forget_asking(self) -> None:
         known = self.known
         with self.ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
-            now = exports.get(tx, known.id, lock=True)
-            times = {name: at for name, at in (now.times or {}).items() if name != moment}
+            now = _without_asking(exports.get(tx, known.id, lock=True))
             at, by = self.ctx.clock.now(), self.ctx.run
-            self.known = exports.apply(tx, now, f"not_{moment}", at=at, by=by, times=times)
+            self.known = exports.apply(tx, now, "asked_in_vain", at=at, by=by, times=now.times)
 
     def order(self, key: str, **more: Any) -> ExportOrder:
         """For `read` and `verify`."""
         return ExportOrder(plan=self.plan, key=key, task_id=self.known.task_id, **more)
+
+
+def _without_asking(known: InstanceExport) -> InstanceExport:
+    return replace(known, times={name: at for name, at in (known.times or {}).items() if name != ASKING})
 
 
 def moment_of(known: InstanceExport, name: str) -> datetime | None:

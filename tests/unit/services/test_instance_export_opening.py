@@ -120,6 +120,17 @@ def test_a_clear_waits_until_what_was_made_is_removed(world: ExportWorld) -> Non
         world.admit()
 
 
+def test_a_run_that_was_cancelled_before_its_first_task_does_not_begin(world: ExportWorld) -> None:
+    """Nothing is to be removed, so no retry waits for that."""
+    requests.reserve(world.ledger, world.environment, CONF, world.ctx())
+    world.cancel()
+    with pytest.raises(PermanentError, match="cancelled on request"):
+        world.admit()
+    made = world.report(words="admit: it was cancelled")
+    assert made.stopped
+    assert (world.known().state, world.known().error) == (ExportState.CANCELLED, "cancelled on request")
+
+
 def test_a_completed_export_that_is_cleared_has_nothing_left_to_do(world: ExportWorld) -> None:
     world.admit()
     for state in (ExportState.ACTIVE, ExportState.VERIFYING, ExportState.COMPLETED):

@@ -17,7 +17,7 @@ from wavelift.adapters.aws.instance_exports import (
     InstanceExportRequest,
     InstanceExports,
 )
-from wavelift.base.errors import NotFoundError, WaveliftError
+from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 from wavelift.base.names import client_token, instant_of
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger
@@ -25,12 +25,13 @@ from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlace, ExportPlan, SourceDisk
 from wavelift.services.dataplane.export_staging import OVA_SUFFIX, run_of
+from wavelift.services.dataplane.remote_task import MAX_UNSEEN
 from wavelift.services.instance_export.check import columns_of, look_again
 from wavelift.services.instance_export.opening import attempt_of
 from wavelift.services.instance_export.progress import note
 from wavelift.services.instance_export.runs import known_of, require_going
 from wavelift.services.instance_export.tasks import advance, place_for
-from wavelift.services.instance_export.waits import ForImage, ForPlace, ForSnapshots, Waits
+from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForPlace, ForSnapshots, Waits
 from wavelift.services.instance_export.work import Made, Work, made_of
 
 BEGIN_ANEW: Final = "Clear the run's first task, `admit`, with downstream: it begins anew"
@@ -137,7 +138,7 @@ def _export_image(work: Work, api: InstanceExports) -> ExportTask:
     return api.export_image(request)
 
 
-def _made_image(work: Work) -> ForImage | None:
+def _made_image(work: Work) -> ForImage | ForAWhile | None:
     """The temporary image is there, or what must be waited for."""
     sources, plan = ExportSources(work.access), work.plan
     if not work.made.image_id:
@@ -151,12 +152,35 @@ def _made_image(work: Work) -> ForImage | None:
             )
         phase = f"AWS makes the image {image.image_id}"
         work.write("image_begun", answered=True, made={"image_id": image.image_id}, phase=phase)
-    image = sources.image(work.made.image_id)  # it fails here if AWS could not make it
+    try:
+        image = sources.image(work.made.image_id)  # it fails here if AWS could not make it
+    except NotFoundError as error:
+        return _image_unseen(work, error)
     if image.state != AVAILABLE:
         return ForImage(image.image_id, f"AWS makes the image {image.image_id}")
     if work.made.snapshot_ids != image.snapshot_ids:
-        work.write("image_made", made={"snapshot_ids": tuple(image.snapshot_ids)}, phase="AWS exports the image next")
+        made = {"snapshot_ids": tuple(image.snapshot_ids), "unseen": 0}
+        work.write("image_made", made=made, phase="AWS exports the image next")
+    # Nobody knows what AWS's export of an image does with several disks: the check let one pass.
+    if len(image.snapshot_ids) != len(plan.instance.volumes):
+        raise PermanentError(
+            f"The image has {len(image.snapshot_ids)} disks, and the instance had {len(plan.instance.volumes)} before",
+            next_step=f"Somebody attached or detached a volume meanwhile. {BEGIN_ANEW}",
+            image=image.image_id,
+            export=work.known.id,
+        )
     return None
+
+
+def _image_unseen(work: Work, error: NotFoundError) -> ForAWhile:
+    """EC2 is consistent in the end: it may not show at once the image that it was told to make."""
+    id, unseen = work.made.image_id, work.made.unseen
+    if work.made.snapshot_ids or unseen >= MAX_UNSEEN:
+        raise NotFoundError(
+            "The image that is to be exported is gone", next_step=BEGIN_ANEW, image=id, export=work.known.id
+        ) from error
+    work.write("image_unseen", made={"unseen": unseen + 1})
+    return ForAWhile(f"AWS does not show {id} yet")
 
 
 # Our own OVA

@@ -23,7 +23,7 @@ from wavelift.services.instance_export.runs import require_going
 ASKING: Final = "asking"
 """The moment before a call that makes something, until its answer is recorded."""
 REFUSALS: Final = (PermanentError, LimitReachedError, BusyError, ThrottledError)
-"""Answers that say that nothing was made. After any other error there may be something."""
+"""Answers that say that this call made nothing. After any other error there may be something."""
 
 
 class Made(Message):
@@ -41,7 +41,7 @@ class Made(Message):
     instant: Instant | None = None
     """Of the volumes' snapshots."""
     unseen: int = 0
-    """Looks at which AWS did not know the task."""
+    """Looks at which AWS did not know the image or the task."""
     tidy: bool = False
     """What is not the result is removed."""
     removed: tuple[str, ...] = ()
@@ -95,11 +95,14 @@ class Work:
 
         :raises PermanentError: the export was cancelled; nothing was asked.
         """
+        earlier = moment_of(self.known, ASKING)
         self.write(ASKING)
         try:
             yield
         except REFUSALS:
-            self._forget_asking()
+            # What an earlier call made, whose answer got lost, may be why this one is refused.
+            if earlier is None:
+                self._forget_asking()
             raise
 
     def write(self, moment: str, *, made: dict[str, Any] | None = None, answered: bool = False, **columns: Any) -> None:

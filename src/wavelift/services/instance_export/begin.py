@@ -24,7 +24,7 @@ from wavelift.ledger import Ledger
 from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlace, ExportPlan, SourceDisk
-from wavelift.services.dataplane.export_staging import OVA_SUFFIX, run_of
+from wavelift.services.dataplane.export_staging import direct_key, run_of
 from wavelift.services.dataplane.remote_task import MAX_UNSEEN
 from wavelift.services.instance_export.check import columns_of, look_again
 from wavelift.services.instance_export.opening import attempt_of
@@ -58,11 +58,6 @@ def begin(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext
     if isinstance(found, ForPlace):
         _note_full(ledger, known, found, ctx)
     return found
-
-
-def direct_key(plan: ExportPlan) -> str:
-    """Of the OVA that method ``direct`` writes."""
-    return f"{plan.prefix}{plan.export}{OVA_SUFFIX}"
 
 
 def sources_of(plan: ExportPlan, made: Made) -> tuple[SourceDisk, ...]:

@@ -22,8 +22,7 @@ from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.common.report import NOT_FINISHED
 from wavelift.services.common.reserve import CANCELLED
-from wavelift.services.dataplane.export_staging import discard_export
-from wavelift.services.instance_export.begin import direct_key
+from wavelift.services.dataplane.export_staging import direct_key, discard_export
 from wavelift.services.instance_export.messages import Removed
 from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note

@@ -141,7 +141,7 @@ def check(  # noqa: PLR0913  # as above
     if as_json:
         print_json(found)
     else:
-        print_blocks(found, verbose=verbose)
+        print_blocks(found, verbose=verbose, codes=True)
         ready = [] if refused else [{"name": found["instance_id"]}]
         print_verdict({**found, "servers": ready}, verbose=verbose)
         if plan is not None:
@@ -172,7 +172,7 @@ def setup(
     else:
         for line in found.get("changed") or ["nothing was changed"]:
             say(f"{found['bucket']}: {line}")
-        print_blocks(found)
+        print_blocks(found, codes=True)
     run.require_success(REPORT)
 
 

@@ -121,8 +121,9 @@ def _method(row: ExportDetails) -> str:
 
 
 def _finding(finding: Mapping[str, Any]) -> str:
-    do = str(finding.get("next_action") or "")
-    return "\n".join(filter(None, (str(finding.get("what") or ""), f"Do: {do}" if do not in ("", "Nothing") else "")))
+    what, code, why, do = (str(finding.get(name) or "") for name in ("what", "code", "why", "next_action"))
+    lines = (f"{what} [{code}]", f"Why: {why}" if why else "", f"Do: {do}" if do not in ("", "Nothing") else "")
+    return "\n".join(filter(None, lines))
 
 
 def _verified(result: Mapping[str, Any] | None) -> Iterator[str]:

@@ -38,16 +38,19 @@ def print_findings(report: dict[str, Any], *, verbose: bool = False) -> None:
     print_blocks(report, verbose=verbose)
 
 
-def print_blocks(report: dict[str, Any], *, verbose: bool = False) -> None:
-    """The findings alone."""
+def print_blocks(report: dict[str, Any], *, verbose: bool = False, codes: bool = False) -> None:
+    """The findings alone.
+
+    :param codes: with the code of each, by which a page lists them.
+    """
     for finding, servers in grouped(_findings(report)):
         if verbose or finding.severity is not Severity.INFO:
-            _print_rows([(_label(finding.severity), _told(finding, servers))])
+            _print_rows([(_label(finding.severity), _told(finding, servers, codes=codes))])
             say("")
 
 
-def _told(finding: Finding, servers: tuple[str, ...]) -> Text:
-    said = plain(f"{about(servers)}: {finding.what}")
+def _told(finding: Finding, servers: tuple[str, ...], *, codes: bool) -> Text:
+    said = plain(f"{about(servers)}: {finding.what}{f' [{finding.code}]' if codes else ''}")
     said.append("\nWhy: ", style="dim").append(Text(plain(finding.why).plain, style="dim"))
     if finding.next_action != "Nothing":
         said.append("\nDo: ", style="bold").append(plain(finding.next_action))

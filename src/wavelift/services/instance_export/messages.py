@@ -32,7 +32,8 @@ class CheckedExport(Message):
     def lines(self) -> list[str]:
         """For a log, and for who asked."""
         found = [
-            f"{each.severity}: {each.code}: {each.what}. {each.next_action}".rstrip(". ") for each in self.findings
+            f"{each.severity}: {each.code}: {each.what}. Why: {each.why}. Do: {each.next_action}"
+            for each in self.findings
         ]
         if self.plan is None:
             return [*found, f"{self.instance_id} can't be exported"]

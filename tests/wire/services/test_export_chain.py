@@ -482,7 +482,9 @@ def test_vie_04_aws_s_own_limit_means_wait(lab: Lab) -> None:
     lab.sim.rule(service="ec2", operation="CreateInstanceExportTask", status=400, code="ResourceLimitExceeded", count=1)
     waits = lab.chain.begin()
     assert isinstance(waits, ForPlace)
+    assert waits.below == 0, "no export is active: nothing tells when there is a place, so it is not asked all the time"
     assert lab.chain.known().state is ExportState.ACTIVE
+    assert lab.chain.known().phase == f"waits: {waits.words}"
     assert finished(lab).state == "completed"
 
 

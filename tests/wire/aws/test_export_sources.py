@@ -134,7 +134,7 @@ def test_inv_4_snapshots_of_two_instants_are_never_one_set(
     both = export_sources.one_instant([*second.snapshots, *first.snapshots], volumes)
     assert both is not None
     assert both.snapshots == first.snapshots, "the first one, whatever the order"
-    assert set(both.others) == {one.snapshot_id for one in second.snapshots}
+    assert both.unasked == (), "of another call"
     twice = [*first.snapshots, first.snapshots[0]]
     assert export_sources.one_instant(twice, volumes) is None, "which of the two would it be?"
     same_second = [replace(one, started=first.started) for one in (*first.snapshots, *second.snapshots)]
@@ -143,7 +143,7 @@ def test_inv_4_snapshots_of_two_instants_are_never_one_set(
     assert told_apart.snapshots == first.snapshots
     one_volume = export_sources.one_instant(first.snapshots, volumes[:1])
     assert one_volume is not None
-    assert one_volume.others == (first.snapshots[1].snapshot_id,)
+    assert one_volume.unasked == (first.snapshots[1],)
 
 
 def test_what_the_run_made_goes_and_nothing_else(

@@ -66,6 +66,7 @@ class Backups:
         """Begin an image; its state is ``pending`` at first. Wait with :meth:`image`.
 
         :raises PermanentError: the name is taken by an image of another instance.
+        :raises WaveliftError: it is taken, and EC2 does not show by what: maybe by ours, whose answer was lost.
         """
         known = self._ec2.image_named(request.name)
         if known is None:
@@ -78,8 +79,13 @@ class Backups:
                 if not isinstance(said, ClientError) or error_code(said) != "InvalidAMIName.Duplicate":
                     raise
                 known = self._ec2.image_named(request.name)  # our first answer was lost
-                if known is None:
-                    raise
+                if known is None:  # an image of ours, or one that nobody shows us
+                    raise WaveliftError(
+                        "EC2 does not show yet the image that has the name of this one",
+                        next_step="The retry looks again",
+                        name=request.name,
+                        instance=request.instance_id,
+                    ) from error
         if known.tags.get(SOURCE_TAG) != request.instance_id:
             raise PermanentError(
                 "the name of the backup is taken by an image of something else",

@@ -9,7 +9,6 @@ completed. Of which instant: all attempts of the run that have ended, which is w
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -26,11 +25,10 @@ from wavelift.services.dataplane.export_staging import direct_key, discard_expor
 from wavelift.services.instance_export.messages import Removed
 from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note
+from wavelift.services.instance_export.tasks import SUBMITTED
 from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForTask
-from wavelift.services.instance_export.work import ASKING, made_of, moment_of, plan_of, tag_of_run
+from wavelift.services.instance_export.work import ASKING, is_young, made_of, may_be_hidden, plan_of, tag_of_run
 
-YOUNG: Final = timedelta(seconds=60)
-"""After this, AWS shows what a call made that had no answer."""
 PENDING: Final = "pending"
 """Of an image."""
 
@@ -59,7 +57,7 @@ def remove(
     removed: list[str] = []
     fence()
     if known.state is not ExportState.COMPLETED:
-        waits = _to_come(known, ctx) or _without_result(ledger, access, known, ctx, removed)
+        waits = _to_come(access, known, ctx) or _without_result(ledger, access, known, ctx, removed)
         if waits is not None:
             return waits
     pending = _pending(access, known)
@@ -89,7 +87,7 @@ def ended_unmade(ledger: Ledger, known: InstanceExport, ctx: RunContext, *, word
 
 def _without_result(
     ledger: Ledger, access: AwsAccess, known: InstanceExport, ctx: RunContext, removed: list[str]
-) -> ForTask | None:
+) -> ForTask | ForAWhile | None:
     """End AWS's tasks, and delete what they or `read` wrote."""
     plan = plan_of(known)
     if plan.method == "direct":
@@ -97,6 +95,8 @@ def _without_result(
         return None
     api = InstanceExports(access)
     tasks = _tasks(api, known)
+    if (hidden := _hidden(api, tasks, known, ctx)) is not None:
+        return hidden
     for task in tasks:
         waits = None if task.finished else _ended(api, task)
         if waits is not None:
@@ -121,11 +121,28 @@ def _tasks(api: InstanceExports, known: InstanceExport) -> list[ExportTask]:
     return list(found.values())
 
 
-def _to_come(known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
-    """What AWS may show only now, of a call whose answer got lost."""
-    asked = moment_of(known, ASKING)
-    young = asked is not None and ctx.clock.now() - asked < YOUNG
-    return ForAWhile("waits whether AWS shows what it was asked for: its answer was lost") if young else None
+def _hidden(api: InstanceExports, tasks: list[ExportTask], known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
+    """The task whose id AWS told, if it is not shown yet. To be cancelled, it need not be shown."""
+    if not known.task_id or known.task_id in {task.task_id for task in tasks}:
+        return None
+    accepted = api.cancel(known.task_id).result is not CancelResult.UNKNOWN
+    if accepted or is_young(known, SUBMITTED, ctx):
+        return ForAWhile(f"AWS does not show {known.task_id} yet")
+    return None
+
+
+def _to_come(access: AwsAccess, known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
+    """What AWS may show only now: of a call whose answer got lost, or snapshots and an image whose ids it told."""
+    if is_young(known, ASKING, ctx):
+        return ForAWhile("waits whether AWS shows what it was asked for: its answer was lost")
+    made, sources = made_of(known), ExportSources(access)
+    if not may_be_hidden(known, ctx):
+        return None
+    if made.method == "direct":
+        shown = len(sources.look(made.snapshot_ids)) == len(made.snapshot_ids)
+    else:
+        shown = sources.shows_image(made.image_id)
+    return None if shown else ForAWhile("waits until AWS shows what it makes")
 
 
 def _pending(access: AwsAccess, known: InstanceExport) -> ForImage | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -24,6 +24,14 @@ ASKING: Final = "asking"
 """The moment before a call that makes something, until its answer is recorded."""
 REFUSALS: Final = (PermanentError, LimitReachedError, BusyError, ThrottledError)
 """Answers that say that this call made nothing. After any other error there may be something."""
+
+YOUNG: Final = timedelta(seconds=60)
+"""After this, AWS shows what it made (EC2 is consistent in the end)."""
+SNAPSHOTS_TAKEN: Final = "snapshots_taken"
+IMAGE_BEGUN: Final = "image_begun"
+"""The moments at which EC2 named what it makes."""
+SHOWN: Final = "sources_shown"
+"""The moment at which EC2 first showed all of them: what is not there later is gone."""
 
 
 class Made(Message):
@@ -145,3 +153,16 @@ def moment_of(known: InstanceExport, name: str) -> datetime | None:
     """When something happened; None: it did not."""
     text = (known.times or {}).get(name)
     return datetime.fromisoformat(text) if text else None
+
+
+def is_young(known: InstanceExport, moment: str, ctx: RunContext) -> bool:
+    """Whether AWS may not show yet what it was told, or told us, at this moment."""
+    at = moment_of(known, moment)
+    return at is not None and ctx.clock.now() - at < YOUNG
+
+
+def may_be_hidden(known: InstanceExport, ctx: RunContext) -> bool:
+    """Whether EC2 may not show yet the snapshots, or the image, whose ids it told."""
+    name = SNAPSHOTS_TAKEN if made_of(known).method == "direct" else IMAGE_BEGUN
+    made, shown = moment_of(known, name), moment_of(known, SHOWN)
+    return is_young(known, name, ctx) and not (made and shown and shown >= made)

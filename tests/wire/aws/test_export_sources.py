@@ -198,6 +198,20 @@ def test_a_temporary_image_is_made_once_and_goes_with_its_snapshots(
         sources.image(made.image_id)
 
 
+def test_an_image_whose_answer_was_lost_and_that_ec2_does_not_show_yet_is_worth_another_look(
+    aws: AwsSimulator, access: AwsAccess, instance: str, tags: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, name = ExportSources(access), image_name(tags[TAG_RUN], 3)
+    aws.rule(service="ec2", operation="CreateImage", cut_response_after=0, count=1)
+    with monkeypatch.context() as late:
+        late.setattr(Ec2, "image_named", lambda self, name: None)
+        with pytest.raises(UnreachableError, match="does not show it yet"):
+            sources.make_image(instance, name, reboot=False, tags=tags)
+    assert calls(aws, "CreateImage") >= 2
+    made = sources.make_image(instance, name, reboot=False, tags=tags)
+    eventually(lambda: sources.image(made.image_id).state == "available")
+
+
 def test_a_snapshot_whose_image_goes_at_this_moment_is_waited_for(
     access: AwsAccess, instance: str, tags: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

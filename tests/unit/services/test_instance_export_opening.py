@@ -23,6 +23,7 @@ from wavelift.services.instance_export import opening, requests, upkeep
 from wavelift.services.instance_export.admit import has_arrived
 from wavelift.services.instance_export.report import raise_when_failed
 from wavelift.services.instance_export.requests import TooLateError
+from wavelift.services.instance_export.work import ASKING, Work
 
 pytestmark = pytest.mark.unit
 
@@ -292,6 +293,17 @@ def test_vie_06_what_goes_on_is_cancelling_until_its_run_has_removed_it(world: E
     assert world.cancel().version == known.version
     with pytest.raises(PermanentError, match="cancelled on request"):
         world.reserve()
+
+
+def test_vie_06_what_was_cancelled_meanwhile_asks_aws_for_nothing(world: ExportWorld) -> None:
+    """Nor does it say that it did: its removal would wait for what never comes."""
+    world.admit()
+    never: Any = None
+    work = Work(world.ledger, never, world.put(state=ExportState.ACTIVE, made={"method": "direct"}), world.ctx())
+    world.cancel()
+    with pytest.raises(PermanentError, match="cancelled on request"), work.asking():
+        pytest.fail("it asks")
+    assert ASKING not in (world.known().times or {})
 
 
 @pytest.mark.parametrize("end", [ExportState.VERIFYING, ExportState.COMPLETED])

@@ -104,7 +104,7 @@ class Work:
         :raises PermanentError: the export was cancelled; nothing was asked.
         """
         earlier = moment_of(self.known, ASKING)
-        self.write(ASKING)
+        self.write(ASKING, first=True)
         try:
             yield
         except REFUSALS:
@@ -113,17 +113,28 @@ class Work:
                 self._forget_asking()
             raise
 
-    def write(self, moment: str, *, made: dict[str, Any] | None = None, answered: bool = False, **columns: Any) -> None:
+    def write(
+        self,
+        moment: str,
+        *,
+        made: dict[str, Any] | None = None,
+        first: bool = False,
+        answered: bool = False,
+        **columns: Any,
+    ) -> None:
         """Record that something happened, and go on only if nobody has asked to cancel the export.
 
         What was made is recorded also then: the removal reads it.
 
-        :param made: changes of :class:`Made`. :param answered: it is what :meth:`asking` asked for.
+        :param made: changes of :class:`Made`. :param first: it is about to happen, and of a cancelled export does not.
+        :param answered: it is what :meth:`asking` asked for.
         :raises PermanentError: the export was cancelled.
         """
         known = self.known
         with self.ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
             now = exports.get(tx, known.id, lock=True)
+            if first:
+                require_going(now)
             if now.state is ExportState.CANCELLING:
                 columns.pop("state", None)
             if made is not None:

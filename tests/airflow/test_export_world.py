@@ -308,13 +308,17 @@ def test_vie_05_kill_9_of_the_triggerer_while_aws_converts(out: World) -> None:
         assert export.completes().task_id == task
 
 
-def test_vie_06_a_run_that_is_deleted_while_aws_converts_is_ended_by_the_upkeep(out: World) -> None:
-    """No teardown runs: nothing of the run is left in Airflow."""
-    with machine(out, "deleted") as server, held(out, server, "stuck"):
+def test_vie_06_what_a_run_without_its_last_tasks_left_is_ended_by_the_upkeep(out: World) -> None:
+    """A person marks all its tasks failed, also those that remove what it made."""
+    with machine(out, "abandoned") as server, held(out, server, "stuck"):
         export = Export(out, server, method="instance", may_reboot=True)
         export.until_converting()
-        out.api.call("DELETE", f"/api/v2/dags/{DAG}/dagRuns/{export.run.run_id}")
-        out.active.remove(export.run)
+        for task in ("report", "release", "remove", "begin"):
+            out.api.fail_task(DAG, export.run.run_id, task, -1)
+        export.run.wait()
+        told = export.told()
+        assert told["state"] == "active", (told, export.run.describe(), export.run.log("remove"))
+        assert out.aws.state()["export_tasks"] == [export.row.task_id]
         upkeep = out.known_run("cutover_upkeep", out.airflow.trigger("cutover_upkeep"))
         upkeep.ends("success")
         assert export.row.state == ExportState.FAILED

@@ -209,6 +209,7 @@ func spec(found *report, text string, envelope *ovf.Envelope, ca string) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = session.NewManager(client).Logout(ctx) }()
 	finder := find.NewFinder(client)
 	datacenter, err := finder.DefaultDatacenter(ctx)
 	if err != nil {

@@ -245,12 +245,27 @@ class ExportSources:
         deleted, kept = [], dict.fromkeys(sorted(foreign), "it has no tag of the run")
         for snapshot_id in sorted(found):
             try:
-                self._ec2.delete_snapshot(snapshot_id)
+                self._delete(snapshot_id, of_image=snapshot_id in own)
                 deleted.append(snapshot_id)
             except BusyError as error:
                 log.warning("snapshot %s stays: somebody made an image of it", snapshot_id)
                 kept[snapshot_id] = error.what
         return Removed(tuple(sorted(one.image_id for one in images)), tuple(deleted), kept)
+
+    def _delete(self, snapshot_id: str, *, of_image: bool) -> None:
+        """:param of_image: an image that was deregistered just now had it: EC2 may count it as used for some seconds.
+
+        :raises BusyError: somebody made an image of it."""
+        give_up = time.monotonic() + (SEEN_WAIT_S if of_image else 0.0)
+        while True:
+            try:
+                self._ec2.delete_snapshot(snapshot_id)
+                return
+            except BusyError:
+                if time.monotonic() >= give_up:
+                    raise
+            self._access.cancel.wait(SEEN_POLL_S)
+            self._access.cancel.check()
 
 
 def one_instant(found: Sequence[SourceSnapshot], volume_ids: Sequence[str]) -> SnapshotSet | None:

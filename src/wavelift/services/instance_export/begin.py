@@ -189,10 +189,15 @@ def _made_image(work: Work) -> ForImage | ForAWhile | None:
         work.write(IMAGE_BEGUN, answered=True, made={"image_id": image.image_id}, phase=phase)
     try:
         image = sources.image(work.made.image_id)  # it fails here if AWS could not make it
-    except NotFoundError:
-        if not may_be_hidden(work.known, work.ctx):
-            raise
-        return ForAWhile(f"AWS does not show the image {work.made.image_id} yet")
+    except NotFoundError as error:
+        if may_be_hidden(work.known, work.ctx):
+            return ForAWhile(f"AWS does not show the image {work.made.image_id} yet")
+        raise NotFoundError(
+            "The image that is to be exported is gone",
+            next_step=BEGIN_ANEW,
+            image=work.made.image_id,
+            export=work.known.id,
+        ) from error
     _shown(work)
     if image.state != AVAILABLE:
         return ForImage(image.image_id, f"AWS makes the image {image.image_id}")
@@ -201,9 +206,6 @@ def _made_image(work: Work) -> ForImage | ForAWhile | None:
         require_same_volumes(plan, [(one.volume_id, one.size) for one in seen])
         work.write("image_made", made={"snapshot_ids": tuple(image.snapshot_ids)}, phase="AWS exports the image next")
     return None
-
-
-# Our own OVA
 
 
 def _direct(work: Work) -> ExportOrder | ForSnapshots | ForAWhile:

@@ -50,8 +50,7 @@ def remove(
     :raises WaveliftError: something could not be removed: the export stays open until it is.
     """
     made = made_of(known)
-    if not known.state.terminal and is_unmade(known):
-        _end_unmade(ledger, known, words, ctx)
+    if ended_unmade(ledger, known, ctx, words=words):
         return Removed()
     if made.tidy or not made.method:
         return Removed(removed=made.removed, kept=made.kept)
@@ -71,12 +70,19 @@ def remove(
     return _close(ledger, known, Removed(removed=tuple(removed), kept=kept), words, ctx)
 
 
-def _end_unmade(ledger: Ledger, known: InstanceExport, words: str, ctx: RunContext) -> None:
+def ended_unmade(ledger: Ledger, known: InstanceExport, ctx: RunContext, *, words: str) -> bool:
+    """End an export that made nothing; whether it is one. That needs no AWS, so a run that was never admitted may ask.
+
+    :param words: as of :func:`remove`.
+    """
+    if known.state.terminal or not is_unmade(known):
+        return False
     with ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
         now = exports.get(tx, known.id, lock=True)
         if not now.state.terminal and is_unmade(now):
             said = CANCELLED if now.cancel_requested else words or NOT_FINISHED
             end_unmade(tx, now, said, by=ctx.run, ctx=ctx)
+    return True
 
 
 def _without_result(

@@ -60,8 +60,9 @@ def _begun(work: Work, api: InstanceExports, submit: Submit, limit: int, subject
             with work.asking():
                 task = submit(api)
         except LimitReachedError as error:
-            # AWS's limit is lower than ours: only when one of those has ended is it worth asking again.
-            return ForPlace(max(1, api.count_active()), error.what)
+            # AWS's limit is lower than ours: only when one of those has ended is it worth asking again. If there is
+            # none, other conversions fill it: then nothing tells, and it is asked again after the longest wait.
+            return ForPlace(api.count_active(), error.what)
     work.write(SUBMITTED, answered=True, task_id=task.task_id, phase="AWS exports it", percent=0)
     return None
 

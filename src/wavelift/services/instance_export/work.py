@@ -23,7 +23,7 @@ from wavelift.services.instance_export.runs import require_going
 ASKING: Final = "asking"
 """The moment before a call that makes something, until its answer is recorded."""
 REFUSALS: Final = (PermanentError, LimitReachedError, BusyError, ThrottledError)
-"""Answers that say that nothing was made. After any other error there may be something."""
+"""Answers that say that this call made nothing. After any other error there may be something."""
 
 YOUNG: Final = timedelta(seconds=60)
 """After this, AWS shows what it made (EC2 is consistent in the end)."""
@@ -49,7 +49,7 @@ class Made(Message):
     instant: Instant | None = None
     """Of the volumes' snapshots."""
     unseen: int = 0
-    """Looks at which AWS did not know the task."""
+    """Looks at which AWS did not know the image or the task."""
     tidy: bool = False
     """What is not the result is removed."""
     removed: tuple[str, ...] = ()
@@ -103,24 +103,38 @@ class Work:
 
         :raises PermanentError: the export was cancelled; nothing was asked.
         """
-        self.write(ASKING)
+        earlier = moment_of(self.known, ASKING)
+        self.write(ASKING, first=True)
         try:
             yield
         except REFUSALS:
-            self._forget_asking()
+            # What an earlier call made, whose answer got lost, may be why this one is refused.
+            if earlier is None:
+                self._forget_asking()
             raise
 
-    def write(self, moment: str, *, made: dict[str, Any] | None = None, answered: bool = False, **columns: Any) -> None:
+    def write(
+        self,
+        moment: str,
+        *,
+        made: dict[str, Any] | None = None,
+        first: bool = False,
+        answered: bool = False,
+        **columns: Any,
+    ) -> None:
         """Record that something happened, and go on only if nobody has asked to cancel the export.
 
         What was made is recorded also then: the removal reads it.
 
-        :param made: changes of :class:`Made`. :param answered: it is what :meth:`asking` asked for.
+        :param made: changes of :class:`Made`. :param first: it is about to happen, and of a cancelled export does not.
+        :param answered: it is what :meth:`asking` asked for.
         :raises PermanentError: the export was cancelled.
         """
         known = self.known
         with self.ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
             now = exports.get(tx, known.id, lock=True)
+            if first:
+                require_going(now)
             if now.state is ExportState.CANCELLING:
                 columns.pop("state", None)
             if made is not None:

@@ -13,6 +13,7 @@ from tests.airflow.exporting import (
     assert_nothing_left,
     assert_only_result,
     bucket_of,
+    environments,
     forget,
     known,
     machine,
@@ -40,7 +41,8 @@ def out(lab: Lab) -> Iterator[Lab]:
     own = bucket_of(lab) not in lab.aws.state()["buckets"]
     if own:
         lab.aws.export_bucket(bucket_of(lab))
-    yield lab
+    with environments(lab, OUT):
+        yield lab
     if own:
         lab.aws.client("s3").delete_bucket(Bucket=bucket_of(lab))
 

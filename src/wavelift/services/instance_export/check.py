@@ -34,7 +34,8 @@ def check(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext
     """The mode of the run, and what was found. In mode export the plan is frozen with the export; what something was
     begun with stays as it is.
 
-    :raises PermanentError: the export was cancelled; or no OVA can hold as many disks. :raises NotFoundError: there is no such instance.
+    :raises PermanentError: the export was cancelled; or no OVA can hold as many disks.
+    :raises NotFoundError: there is no such instance.
     """
     with ledger.read() as tx:
         spec = of_this_run(tx, ctx)

@@ -11,6 +11,8 @@ from tests.export_world import ACCOUNT, ExportWorld
 from tests.ledgers import fresh_ledger
 from tests.unit.rules import export_samples as samples
 
+from wavelift.adapters.aws.export_bucket import ExportBuckets
+from wavelift.adapters.aws.export_instance import ExportInstances
 from wavelift.base.errors import PermanentError
 from wavelift.services.instance_export import check
 
@@ -32,8 +34,8 @@ def told(world: ExportWorld, monkeypatch: pytest.MonkeyPatch, disks: int, **conf
         samples.volume(volume_id=f"vol-{number}", device=f"/dev/x{number}", boot=False) for number in range(1, disks)
     ]
     facts = samples.instance(volumes=(first, *more), account=ACCOUNT, caller=ACCOUNT)
-    monkeypatch.setattr(check.ExportInstances, "facts", lambda self, id, now: facts)
-    monkeypatch.setattr(check.ExportBuckets, "facts", lambda self, name: samples.bucket())
+    monkeypatch.setattr(ExportInstances, "facts", lambda self, id, now: facts)
+    monkeypatch.setattr(ExportBuckets, "facts", lambda self, name: samples.bucket())
     run = f"disks-{disks}-{conf}"
     world.admit(run, mode="check", **conf)
     access: Any = None  # nobody is asked

@@ -55,7 +55,7 @@ def test_without_times_the_image_tells() -> None:
 
 def test_devices_stand_in_their_true_order() -> None:
     devices = ["/dev/sdb", "/dev/sdb1", "/dev/sdc", "/dev/sdz", "/dev/sdaa", "/dev/sdab"]
-    assert sorted(reversed(devices), key=device_order) == devices
+    assert sorted(set(devices), key=device_order) == devices
 
 
 def test_ids_of_instances() -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tests.contexts import Alive, HandClock, run_context
@@ -156,10 +156,14 @@ class ExportChain(ExportWorld):
 
     def read_disks(self, order: ExportOrder, run: str = "r1") -> ExportWritten | None:
         """Skipped where AWS made the object."""
-        return read_instance(self.access, order, self.ctx(run)) if order.plan.method == "direct" else None
+        return read_instance(self.access, order, self._near(order, run)) if order.plan.method == "direct" else None
 
     def verify(self, order: ExportOrder, written: ExportWritten | None, run: str = "r1") -> ExportVerified:
-        return verify_export(self.access, order, written, self.ctx(run), workers=2)
+        return verify_export(self.access, order, written, self._near(order, run), workers=2)
+
+    def _near(self, order: ExportOrder, run: str) -> RunContext:
+        """Of a task on the environment's queue: it is about the instance."""
+        return replace(self.ctx(run), server=order.plan.instance.instance_id)
 
     def record(self, written: ExportWritten | None, verified: ExportVerified, run: str = "r1") -> InstanceExport:
         return record.record(self.ledger, self.access, written, verified, self.ctx(run))

@@ -246,17 +246,17 @@ class RemoveExportOperator(ExportWaitingOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.ledger import exports
-        from wavelift.services.instance_export.ending import remove
+        from wavelift.services.instance_export.ending import ended_unmade, remove
         from wavelift.services.instance_export.messages import Removed
 
         ctx = self.server_context(context)
         with self.ledger() as ledger:
             with ledger.read() as tx:
                 known = exports.of_dag_run(tx, ctx.run)
-            if known is None:
+            words = first_failure(context, EXPORT, task_states(context))
+            if known is None or ended_unmade(ledger, known, ctx, words=words):
                 return dict(Removed().dump())
             place = self.place(ledger, context, begins=False)
-            words = first_failure(context, EXPORT, task_states(context))
             store = StateStore(context["task_state_store"])
             fence: Callable[[], None] = lambda: store.set("removing", known.id)  # noqa: E731  # as the reports have it
             found = remove(ledger, self.aws_of(place), known, ctx, words=words, fence=fence)

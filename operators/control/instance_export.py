@@ -80,7 +80,7 @@ class InstanceExportOperator(StartingOperator):
         from wavelift.services.common.authority import require
         from wavelift.services.instance_export import requests
 
-        before = requests.made_before(ledger, run)
+        before = requests.made_before(ledger, run, subject=conf.instance)
         if before is not None:
             return before
         own, environment = self.server_context(context), present_environment(self.environment)

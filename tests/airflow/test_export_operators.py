@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from tests.airflow.starting import Airflow
-from tests.export_world import DAG, INSTANCE, ExportWorld
+from tests.export_world import DAG, INSTANCE, OTHER, ExportWorld
 from tests.ledgers import fresh_ledger
 
 from wavelift.airflow import config
@@ -28,11 +28,15 @@ from wavelift.base.errors import UnreachableError
 from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger
 from wavelift.operators.control import _starting
+from wavelift.operators.control import export as flow
 from wavelift.operators.control import instance_export as named
-from wavelift.operators.control.export import BeginExportOperator
+from wavelift.operators.control.export import BeginExportOperator, RemoveExportOperator
 from wavelift.operators.control.instance_export import InstanceExportOperator
+from wavelift.rules.conf import ExportConf
 from wavelift.rules.instance_export import ExportState
 from wavelift.sensors.exports import InstanceExportSensor
+from wavelift.services.instance_export import requests
+from wavelift.services.instance_export.messages import Removed
 from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForPlace, ForSnapshots, ForTask, Waits
 
 pytestmark = pytest.mark.airflow
@@ -107,6 +111,15 @@ def test_the_same_request_is_the_same_export_however_often_it_is_asked(plane: Ex
     }
 
 
+def test_a_name_that_was_given_for_another_instance_is_refused(plane: ExportWorld, airflow: Airflow) -> None:
+    """Else the step would tell the object of the first one as that of the second."""
+    run = asked(airflow, request_id="nightly")
+    completed(plane, run)
+    airflow.states[run] = "success"
+    with pytest.raises(AirflowFailException, match=f"An earlier request of this name is about {INSTANCE}"):
+        operator(request_id="nightly", instance=OTHER).execute(airflow.context())
+
+
 def test_an_export_that_fails_fails_the_step_in_words(plane: ExportWorld, airflow: Airflow) -> None:
     run = asked(airflow, request_id="k1")
     plane.admit(run)
@@ -174,6 +187,21 @@ def test_one_read_of_the_ledger_tells_all_sensors_whose_export_has_ended(plane: 
     kind, fields = trigger.serialize()
     assert kind == "wavelift.airflow.triggers.instance_exports.InstanceExportTrigger"
     assert asyncio.run(InstanceExportTrigger(**fields).wait()) == {"state": "failed", "export": id}
+
+
+def test_the_end_of_a_run_that_was_never_admitted_needs_neither_its_environment_nor_aws(
+    plane: ExportWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The REST API reserved it, and `admit` refused it: the removal must not fail, and be tried again for days."""
+    requests.reserve(plane.ledger, plane.environment, ExportConf(instance=INSTANCE), plane.ctx())
+    monkeypatch.setattr(RemoveExportOperator, "ledger", lambda self: nullcontext(plane.ledger))
+    monkeypatch.setattr(RemoveExportOperator, "server_context", lambda self, context: plane.ctx())
+    monkeypatch.setattr(flow, "task_states", lambda context: {"admit": "failed"})
+    monkeypatch.setattr(flow, "first_failure", lambda *told: "admit: mallory may not")
+    task: Any = RemoveExportOperator(task_id="remove")
+    assert task.work({}) == Removed().dump()
+    known = plane.known()
+    assert (known.state, known.error) == (ExportState.FAILED, "admit: mallory may not")
 
 
 # --- what the flow's own tasks wait for -----------------------------------------------------------------------------

@@ -106,10 +106,13 @@ def test_vie_04_those_who_wait_for_a_place_count_together(account: Account) -> N
     assert asyncio.run(main()) == [{"free": True}] * 3
 
 
-def test_a_place_is_asked_for_again_in_time(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("below", "active"), [(5, 5), (0, 0)])
+def test_a_place_is_asked_for_again_in_time(
+    account: Account, monkeypatch: pytest.MonkeyPatch, below: int, active: int
+) -> None:
     monkeypatch.setattr(exports, "ASK_AGAIN_SECONDS", 0.3)
-    account.active = 5
-    assert asyncio.run(_event(ExportSlotTrigger(below=5, **AWS))) == {"free": False}
+    account.active = active
+    assert asyncio.run(_event(ExportSlotTrigger(below=below, **AWS))) == {"free": False}
 
 
 @pytest.mark.parametrize(

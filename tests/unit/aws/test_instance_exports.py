@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.export_failures import KNOWN_EXPORT_FAILURES
@@ -303,11 +304,16 @@ def test_each_refusal_has_its_kind_and_its_way_out(
         assert any(word in told.value.next_step for word in next_step.split("|")), told.value.next_step
 
 
-def test_an_answer_that_got_lost_is_told_as_such() -> None:
-    client = Ec2()
-    client.raises = ReadTimeoutError(endpoint_url="https://ec2.invalid")
+@pytest.mark.parametrize(
+    "lost", [ReadTimeoutError(endpoint_url="https://ec2.invalid"), ResponseParserError("a proxy's page")], ids=type
+)
+def test_an_answer_that_got_lost_is_told_as_such(lost: Exception) -> None:
+    client = Ec2(instance_task("export-i-1"))
+    client.raises = lost
     with pytest.raises(UnreachableError, match="could not start the export"):
         exports(client).start(REQUEST)
+    with pytest.raises(UnreachableError, match="could not cancel the export"):
+        exports(client).cancel("export-i-1")
 
 
 @pytest.mark.parametrize(

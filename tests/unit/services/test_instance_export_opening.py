@@ -23,6 +23,7 @@ from wavelift.services.instance_export import opening, requests, upkeep
 from wavelift.services.instance_export.admit import has_arrived
 from wavelift.services.instance_export.report import raise_when_failed
 from wavelift.services.instance_export.requests import TooLateError
+from wavelift.services.instance_export.work import ASKING, Work
 
 pytestmark = pytest.mark.unit
 
@@ -118,6 +119,17 @@ def test_a_clear_waits_until_what_was_made_is_removed(world: ExportWorld) -> Non
     world.cancel()
     with pytest.raises(BusyError, match="being removed"):
         world.admit()
+
+
+def test_a_run_that_was_cancelled_before_its_first_task_does_not_begin(world: ExportWorld) -> None:
+    """Nothing is to be removed, so no retry waits for that."""
+    requests.reserve(world.ledger, world.environment, CONF, world.ctx())
+    world.cancel()
+    with pytest.raises(PermanentError, match="cancelled on request"):
+        world.admit()
+    made = world.report(words="admit: it was cancelled")
+    assert made.stopped
+    assert (world.known().state, world.known().error) == (ExportState.CANCELLED, "cancelled on request")
 
 
 def test_a_completed_export_that_is_cleared_has_nothing_left_to_do(world: ExportWorld) -> None:
@@ -281,6 +293,17 @@ def test_vie_06_what_goes_on_is_cancelling_until_its_run_has_removed_it(world: E
     assert world.cancel().version == known.version
     with pytest.raises(PermanentError, match="cancelled on request"):
         world.reserve()
+
+
+def test_vie_06_what_was_cancelled_meanwhile_asks_aws_for_nothing(world: ExportWorld) -> None:
+    """Nor does it say that it did: its removal would wait for what never comes."""
+    world.admit()
+    never: Any = None
+    work = Work(world.ledger, never, world.put(state=ExportState.ACTIVE, made={"method": "direct"}), world.ctx())
+    world.cancel()
+    with pytest.raises(PermanentError, match="cancelled on request"), work.asking():
+        pytest.fail("it asks")
+    assert ASKING not in (world.known().times or {})
 
 
 @pytest.mark.parametrize("end", [ExportState.VERIFYING, ExportState.COMPLETED])

@@ -14,7 +14,14 @@ from wavelift.adapters.aws import export_sources
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.export_sources import TAG_CALL, ExportSources, SnapshotsRequest, image_name
-from wavelift.base.errors import LimitReachedError, NotFoundError, PermanentError, ThrottledError, UnreachableError
+from wavelift.base.errors import (
+    BusyError,
+    LimitReachedError,
+    NotFoundError,
+    PermanentError,
+    ThrottledError,
+    UnreachableError,
+)
 from wavelift.base.names import TAG_RUN
 from wavelift.base.units import GIB
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
@@ -127,7 +134,7 @@ def test_inv_4_snapshots_of_two_instants_are_never_one_set(
     both = export_sources.one_instant([*second.snapshots, *first.snapshots], volumes)
     assert both is not None
     assert both.snapshots == first.snapshots, "the first one, whatever the order"
-    assert set(both.others) == {one.snapshot_id for one in second.snapshots}
+    assert both.unasked == (), "of another call"
     twice = [*first.snapshots, first.snapshots[0]]
     assert export_sources.one_instant(twice, volumes) is None, "which of the two would it be?"
     same_second = [replace(one, started=first.started) for one in (*first.snapshots, *second.snapshots)]
@@ -136,7 +143,7 @@ def test_inv_4_snapshots_of_two_instants_are_never_one_set(
     assert told_apart.snapshots == first.snapshots
     one_volume = export_sources.one_instant(first.snapshots, volumes[:1])
     assert one_volume is not None
-    assert one_volume.others == (first.snapshots[1].snapshot_id,)
+    assert one_volume.unasked == (first.snapshots[1],)
 
 
 def test_what_the_run_made_goes_and_nothing_else(
@@ -189,6 +196,41 @@ def test_a_temporary_image_is_made_once_and_goes_with_its_snapshots(
     assert set(done.snapshots) == set(ready.snapshot_ids)
     with pytest.raises(NotFoundError):
         sources.image(made.image_id)
+
+
+def test_an_image_whose_answer_was_lost_and_that_ec2_does_not_show_yet_is_worth_another_look(
+    aws: AwsSimulator, access: AwsAccess, instance: str, tags: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, name = ExportSources(access), image_name(tags[TAG_RUN], 3)
+    aws.rule(service="ec2", operation="CreateImage", cut_response_after=0, count=1)
+    with monkeypatch.context() as late:
+        late.setattr(Ec2, "image_named", lambda self, name: None)
+        with pytest.raises(UnreachableError, match="does not show it yet"):
+            sources.make_image(instance, name, reboot=False, tags=tags)
+    assert calls(aws, "CreateImage") >= 2
+    made = sources.make_image(instance, name, reboot=False, tags=tags)
+    eventually(lambda: sources.image(made.image_id).state == "available")
+
+
+def test_a_snapshot_whose_image_goes_at_this_moment_is_waited_for(
+    access: AwsAccess, instance: str, tags: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EC2 may count it as used for some seconds after the deregistration: it would stay, and cost, for ever."""
+    sources, deletes = ExportSources(access), []
+    made = sources.make_image(instance, image_name(tags[TAG_RUN], 2), reboot=False, tags=tags)
+    eventually(lambda: sources.image(made.image_id).state == "available")
+    delete = Ec2.delete_snapshot
+
+    def slow(self: Ec2, snapshot_id: str) -> None:
+        deletes.append(snapshot_id)
+        if deletes.count(snapshot_id) < 3:
+            raise BusyError("InvalidSnapshot.InUse")
+        delete(self, snapshot_id)
+
+    monkeypatch.setattr(Ec2, "delete_snapshot", slow)
+    monkeypatch.setattr(export_sources, "SEEN_POLL_S", 0.01)
+    done = sources.remove(tags)
+    assert (len(done.snapshots), done.kept, len(deletes)) == (2, {}, 6)
 
 
 def test_inv_4_snapshots_of_an_image_that_went_before_are_found(

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from tests.wire.aws.proving import bare_image
 from wavelift.adapters.aws import bulk
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.instance_exports import InstanceExports
 from wavelift.base.errors import (
     BusyError,
     NotFoundError,
@@ -39,7 +40,7 @@ from wavelift.services.dataplane.export_messages import ExportOrder
 from wavelift.services.instance_export import ending
 from wavelift.services.instance_export.messages import ExportReport
 from wavelift.services.instance_export.requests import TooLateError
-from wavelift.services.instance_export.waits import ForImage, ForPlace, ForTask
+from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForPlace, ForTask
 from wavelift.services.instance_export.work import Work
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 
@@ -367,6 +368,60 @@ def test_a_lost_answer_of_create_snapshots_makes_no_second_set(lab: Lab) -> None
     assert finished(lab).state == "completed"
 
 
+def test_an_image_that_ec2_does_not_show_at_once_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(lab, method="image", format="vmdk")
+    shown, looks = Ec2.images, iter([False, False])
+    monkeypatch.setattr(Ec2, "images", lambda self, ids: shown(self, ids) if next(looks, True) else {})
+    assert [type(lab.chain.begin()) for _ in range(2)] == [ForAWhile, ForAWhile]
+    assert finished(lab).state == "completed"
+
+
+def test_an_image_that_somebody_deregistered_fails_the_export(lab: Lab) -> None:
+    begun(lab, method="image", format="vmdk")
+    waits = lab.chain.begin()
+    assert isinstance(waits, ForImage)
+    Ec2(lab.access).deregister(waits.image_id, delete_snapshots=False)
+    with pytest.raises(NotFoundError, match="is gone"):
+        lab.chain.begun(until=lambda found: not isinstance(found, ForAWhile))
+    assert lab.chain.end(words="begin: the image is gone").state == "failed"
+    assert lab.nothing_left()
+
+
+def test_a_volume_that_is_attached_before_the_image_is_made_is_not_exported_with_it(lab: Lab) -> None:
+    """What ExportImage does with several disks, no page says."""
+    one = begun(lab, method="image", format="vmdk")
+    lab.sim.rule(service="ec2", operation="CreateImage", code="RequestLimitExceeded", status=503, count=9)
+    with pytest.raises(WaveliftError):  # bucket and instance were looked at for the last time
+        lab.chain.begin()
+    lab.sim.clear_rules()
+    with attached_later(lab, one), pytest.raises(PermanentError, match="was attached"):
+        lab.chain.begun()
+    assert lab.chain.known().task_id == ""
+    assert lab.chain.end(words="begin: refused").state == "failed"
+    assert lab.nothing_left()
+
+
+def test_vie_04_a_refusal_after_a_lost_answer_is_no_proof_that_nothing_was_begun(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS shows the task of the first call late, and refuses the second one because of it."""
+    lab.hold("converting", begun(lab))
+    lab.sim.rule(service="ec2", operation="CreateInstanceExportTask", cut_response_after=0, count=1)
+    with pytest.raises(WaveliftError):
+        lab.chain.begin()
+    late = lab.chain.clock.now() + timedelta(seconds=30)
+    find = InstanceExports.find
+    monkeypatch.setattr(
+        InstanceExports, "find", lambda self, **asked: find(self, **asked) if lab.chain.clock.now() >= late else []
+    )
+    with pytest.raises(BusyError):
+        lab.chain.begin()
+    made = lab.chain.end(words="begin: it is being exported")
+    assert made.state == "failed"
+    assert any(line.startswith("task export-i-") for line in made.removed)
+    assert lab.nothing_left()
+
+
 def test_somebody_else_s_task_of_the_instance_is_not_taken_for_ours(lab: Lab) -> None:
     one = begun(lab)
     rule = lab.hold("converting", one)
@@ -427,7 +482,9 @@ def test_vie_04_aws_s_own_limit_means_wait(lab: Lab) -> None:
     lab.sim.rule(service="ec2", operation="CreateInstanceExportTask", status=400, code="ResourceLimitExceeded", count=1)
     waits = lab.chain.begin()
     assert isinstance(waits, ForPlace)
+    assert waits.below == 0, "no export is active: nothing tells when there is a place, so it is not asked all the time"
     assert lab.chain.known().state is ExportState.ACTIVE
+    assert lab.chain.known().phase == f"waits: {waits.words}"
     assert finished(lab).state == "completed"
 
 

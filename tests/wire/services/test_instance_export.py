@@ -277,6 +277,40 @@ def test_what_came_by_xcom_is_compared_before_anything_is_made(lab: ExportLab) -
     assert lab.uploads() == []
 
 
+@pytest.mark.parametrize("what", ["export", "environment", "key"])
+def test_an_order_of_another_export_overwrites_nothing(lab: ExportLab, what: str) -> None:
+    order = lab.snapshot()
+    other: dict[str, dict[str, Any]] = {
+        "export": {"plan": order.plan.model_copy(update={"export": "exp-0123456789ab"})},
+        "environment": {"plan": lab.plan(place=order.plan.place.model_copy(update={"environment": "prod"}))},
+        "key": {"key": f"{PREFIX}nightly.ova"},
+    }
+    swapped = order.model_copy(update=other[what])
+    with pytest.raises(TamperedError, match="not of this run's export") as caught:
+        lab.read(swapped)
+    assert caught.value.where["field"] == f"order.{what}"
+    with pytest.raises(TamperedError, match="not of this run's export"):
+        lab.verify(swapped, None)
+    assert (lab.uploads(), lab.keys()) == ([], [])
+
+
+def test_a_try_that_was_replaced_while_it_began_its_upload_leaves_none(lab: ExportLab) -> None:
+    """The end of the run may have aborted all uploads before this one was begun."""
+    order = lab.snapshot()
+    checkpoints = MemoryCheckpoints()
+    remember = checkpoints.set
+
+    def outlived(key: str, value: Any) -> None:
+        if value.get("upload_id"):
+            raise FencedError("another try")
+        remember(key, value)
+
+    checkpoints.set = outlived  # type: ignore[method-assign]
+    with pytest.raises(FencedError):
+        lab.read(order, lab.context(checkpoints=checkpoints))
+    assert lab.uploads() == []
+
+
 def test_the_bucket_s_default_encryption_is_told_again(lab: ExportLab, account: Bootstrap) -> None:
     """For policies that refuse what names none."""
     s3 = lab.sim.client("s3")

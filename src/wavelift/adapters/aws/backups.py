@@ -13,7 +13,7 @@ from wavelift.adapters.aws.ec2 import GONE_STATES, Ec2, Image
 from wavelift.adapters.aws.errors import aws_errors, error_code
 from wavelift.adapters.aws.tagging import from_aws, specification
 from wavelift.adapters.aws.texts import description
-from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
+from wavelift.base.errors import NotFoundError, PermanentError, UnreachableError, WaveliftError
 
 SOURCE_TAG: Final = "wavelift:backup-of"
 """On images of :meth:`Backups.create_image`: the instance."""
@@ -66,6 +66,7 @@ class Backups:
         """Begin an image; its state is ``pending`` at first. Wait with :meth:`image`.
 
         :raises PermanentError: the name is taken by an image of another instance.
+        :raises UnreachableError: by one that EC2 does not show: look again.
         """
         known = self._ec2.image_named(request.name)
         if known is None:
@@ -79,7 +80,12 @@ class Backups:
                     raise
                 known = self._ec2.image_named(request.name)  # our first answer was lost
                 if known is None:
-                    raise
+                    raise UnreachableError(
+                        "EC2 has an image of this name, and does not show it yet",
+                        next_step="The retry looks again; a disabled image is never shown",
+                        instance=request.instance_id,
+                        name=request.name,
+                    ) from error
         if known.tags.get(SOURCE_TAG) != request.instance_id:
             raise PermanentError(
                 "the name of the backup is taken by an image of something else",

@@ -95,12 +95,12 @@ class SnapshotsRequest:
 class SnapshotSet:
     """Snapshots of one instant, one for each volume that was asked for, in that order.
 
-    :ivar others: ids of what the call made beside them: of volumes that nobody asked for. They go with the rest.
+    :ivar unasked: what the call made beside them, of volumes that nobody asked for. They go with the rest.
     """
 
     started: datetime
     snapshots: tuple[SourceSnapshot, ...]
-    others: tuple[str, ...] = ()
+    unasked: tuple[SourceSnapshot, ...] = ()
 
     @property
     def completed(self) -> bool:
@@ -221,6 +221,10 @@ class ExportSources:
         """:raises NotFoundError: there is no such image. :raises PermanentError: AWS could not make it."""
         return self._backups.image(image_id)
 
+    def shows_image(self, image_id: str) -> bool:
+        """Whether EC2 shows an image, in whatever state."""
+        return image_id in self._ec2.images([image_id])
+
     # -- removal --------------------------------------------------------------------------------------------------
 
     def remove(self, tags: Mapping[str, str]) -> Removed:
@@ -241,12 +245,27 @@ class ExportSources:
         deleted, kept = [], dict.fromkeys(sorted(foreign), "it has no tag of the run")
         for snapshot_id in sorted(found):
             try:
-                self._ec2.delete_snapshot(snapshot_id)
+                self._delete(snapshot_id, of_image=snapshot_id in own)
                 deleted.append(snapshot_id)
             except BusyError as error:
                 log.warning("snapshot %s stays: somebody made an image of it", snapshot_id)
                 kept[snapshot_id] = error.what
         return Removed(tuple(sorted(one.image_id for one in images)), tuple(deleted), kept)
+
+    def _delete(self, snapshot_id: str, *, of_image: bool) -> None:
+        """:param of_image: an image that was deregistered just now had it: EC2 may count it as used for some seconds.
+
+        :raises BusyError: somebody made an image of it."""
+        give_up = time.monotonic() + (SEEN_WAIT_S if of_image else 0.0)
+        while True:
+            try:
+                self._ec2.delete_snapshot(snapshot_id)
+                return
+            except BusyError:
+                if time.monotonic() >= give_up:
+                    raise
+            self._access.cancel.wait(SEEN_POLL_S)
+            self._access.cancel.check()
 
 
 def one_instant(found: Sequence[SourceSnapshot], volume_ids: Sequence[str]) -> SnapshotSet | None:
@@ -262,8 +281,7 @@ def one_instant(found: Sequence[SourceSnapshot], volume_ids: Sequence[str]) -> S
         of_volume = {one.volume_id: one for one in of_instant}
         if len(of_volume) == len(of_instant) and set(volume_ids) <= set(of_volume):
             chosen = tuple(of_volume[volume] for volume in volume_ids)
-            ids = {one.snapshot_id for one in chosen}
-            return SnapshotSet(started, chosen, tuple(one.snapshot_id for one in found if one.snapshot_id not in ids))
+            return SnapshotSet(started, chosen, tuple(one for one in of_instant if one.volume_id not in volume_ids))
     return None
 
 

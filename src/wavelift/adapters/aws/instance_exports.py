@@ -347,7 +347,7 @@ class InstanceExports:
             if not (isinstance(refusal, BusyError | NotFoundError) or type(refusal) is PermanentError):
                 raise refusal from error
             return _not_cancelled(self.describe([task_id]).get(task_id), f"{error_code(error)}: {error_message(error)}")
-        except BotoCoreError as error:
+        except (BotoCoreError, ResponseParserError) as error:
             raise from_library_error(error, doing, service="ec2", task=task_id) from error
         return CancelOutcome(CancelResult.CANCELLED, self.describe([task_id]).get(task_id))
 

@@ -46,6 +46,11 @@ def metadata_of(export: str) -> dict[str, str]:
     return {RUN_METADATA: run_of(export)}
 
 
+def direct_key(plan: ExportPlan) -> str:
+    """Of the OVA that method ``direct`` writes."""
+    return f"{plan.prefix}{plan.export}{OVA_SUFFIX}"
+
+
 def is_named(key: str, own: str) -> bool:
     """Whether an object has the name of its export or task: ``<prefix><own>.<format>``. A prefix need not end with a
     slash."""

@@ -27,7 +27,7 @@ from wavelift.services.dataplane.export_messages import (
     WrittenDisk,
 )
 from wavelift.services.dataplane.export_staging import is_named
-from wavelift.services.dataplane.instance_export import disk_label, header_of
+from wavelift.services.dataplane.instance_export import disk_label, header_of, require_own
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.read_back import ReadBack, bytes_compared
 from wavelift.services.dataplane.staged_object import difference
@@ -66,6 +66,7 @@ def verify_export(
         located(server=plan.instance.instance_id, export=plan.export),
         closing(S3Staging(access, plan.place.bucket)) as s3,
     ):
+        require_own(order, ctx)
         if plan.method == "direct":
             return _Direct(access, s3, order, _own(order, written), ctx, workers).run()
         return _of_aws(s3, order, ctx)

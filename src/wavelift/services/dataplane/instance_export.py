@@ -32,12 +32,20 @@ from wavelift.base.errors import (
     WaveliftError,
     located,
 )
-from wavelift.base.names import TAG_RUN, instant_of
+from wavelift.base.names import TAG_RUN, instant_of, run_hash
 from wavelift.base.run import RunContext
 from wavelift.base.units import MIB, exact_bytes
 from wavelift.rules.export_facts import InstanceFacts
+from wavelift.rules.export_flows import EXPORT
 from wavelift.services.dataplane.export_messages import ExportOrder, ExportPlan, ExportWritten, SourceDisk, WrittenDisk
-from wavelift.services.dataplane.export_staging import abort_uploads, made_with, manifest_key, metadata_of, run_of
+from wavelift.services.dataplane.export_staging import (
+    abort_uploads,
+    direct_key,
+    made_with,
+    manifest_key,
+    metadata_of,
+    run_of,
+)
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.staged_object import AnnouncedSink, settle, stored_version
 from wavelift.transfer import tar
@@ -69,12 +77,33 @@ def read_instance(
     """
     plan = order.plan
     with located(server=plan.instance.instance_id, export=plan.export):
+        require_own(order, ctx)
         default = AccountChecks(access).bucket(plan.place.bucket)  # told again, for policies that demand the header
         staging = S3Staging(
             access, plan.place.bucket, default.kms_key or None, sse=default.encryption, tags=made_with(plan)
         )
         with closing(staging) as s3:
             return _Reading(access, s3, order, ctx, CopyOptions(workers), line).run()
+
+
+def require_own(order: ExportOrder, ctx: RunContext) -> None:
+    """The order came by XCom: it must be of this run's export, and lead to the key that only this export gives. Else
+    another object would be overwritten, and removed with this export.
+
+    :raises TamperedError: it is not.
+    """
+    plan = order.plan
+    due = (f"{EXPORT.prefix}{run_hash(ctx.run_key)}", EXPORT.wave_of(ctx.run.dag_id), direct_key(plan))
+    found = (plan.export, plan.place.environment, order.key if plan.method == "direct" else direct_key(plan))
+    for name, expected, told in zip(("export", "environment", "key"), due, found, strict=True):
+        if expected != told:
+            raise TamperedError(
+                "The order that came by XCom is not of this run's export",
+                field=f"order.{name}",
+                expected=expected,
+                found=told,
+                next_step=f"{BEGIN_ANEW}; find out who edited its XComs",
+            )
 
 
 def machine_of(plan: ExportPlan) -> Machine:
@@ -194,7 +223,12 @@ class _Reading:
             cancel=self.ctx.cancel,
             throttle=self.line,
         )
-        self._remember(upload_id=sink.upload_id, sealed=None)
+        try:
+            self._remember(upload_id=sink.upload_id, sealed=None)
+        except FencedError:
+            if sink.upload_id != known:  # nobody else knows it: the end of the run may have looked before it was begun
+                self._give_up(sink)
+            raise
         return sink
 
     def _give_up(self, sink: S3PartSink) -> None:

@@ -9,7 +9,6 @@ completed. Of which instant: all attempts of the run that have ended, which is w
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -22,16 +21,14 @@ from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.common.report import NOT_FINISHED
 from wavelift.services.common.reserve import CANCELLED
-from wavelift.services.dataplane.export_staging import discard_export
-from wavelift.services.instance_export.begin import direct_key
+from wavelift.services.dataplane.export_staging import direct_key, discard_export
 from wavelift.services.instance_export.messages import Removed
 from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.progress import note
+from wavelift.services.instance_export.tasks import SUBMITTED
 from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForTask
-from wavelift.services.instance_export.work import ASKING, made_of, moment_of, plan_of, tag_of_run
+from wavelift.services.instance_export.work import ASKING, is_young, made_of, may_be_hidden, plan_of, tag_of_run
 
-YOUNG: Final = timedelta(seconds=60)
-"""After this, AWS shows what a call made that had no answer."""
 PENDING: Final = "pending"
 """Of an image."""
 
@@ -53,15 +50,14 @@ def remove(
     :raises WaveliftError: something could not be removed: the export stays open until it is.
     """
     made = made_of(known)
-    if not known.state.terminal and is_unmade(known):
-        _end_unmade(ledger, known, words, ctx)
+    if ended_unmade(ledger, known, ctx, words=words):
         return Removed()
     if made.tidy or not made.method:
         return Removed(removed=made.removed, kept=made.kept)
     removed: list[str] = []
     fence()
     if known.state is not ExportState.COMPLETED:
-        waits = _to_come(known, ctx) or _without_result(ledger, access, known, ctx, removed)
+        waits = _to_come(access, known, ctx) or _without_result(ledger, access, known, ctx, removed)
         if waits is not None:
             return waits
     pending = _pending(access, known)
@@ -74,17 +70,24 @@ def remove(
     return _close(ledger, known, Removed(removed=tuple(removed), kept=kept), words, ctx)
 
 
-def _end_unmade(ledger: Ledger, known: InstanceExport, words: str, ctx: RunContext) -> None:
+def ended_unmade(ledger: Ledger, known: InstanceExport, ctx: RunContext, *, words: str) -> bool:
+    """End an export that made nothing; whether it is one. That needs no AWS, so a run that was never admitted may ask.
+
+    :param words: as of :func:`remove`.
+    """
+    if known.state.terminal or not is_unmade(known):
+        return False
     with ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
         now = exports.get(tx, known.id, lock=True)
         if not now.state.terminal and is_unmade(now):
             said = CANCELLED if now.cancel_requested else words or NOT_FINISHED
             end_unmade(tx, now, said, by=ctx.run, ctx=ctx)
+    return True
 
 
 def _without_result(
     ledger: Ledger, access: AwsAccess, known: InstanceExport, ctx: RunContext, removed: list[str]
-) -> ForTask | None:
+) -> ForTask | ForAWhile | None:
     """End AWS's tasks, and delete what they or `read` wrote."""
     plan = plan_of(known)
     if plan.method == "direct":
@@ -92,6 +95,8 @@ def _without_result(
         return None
     api = InstanceExports(access)
     tasks = _tasks(api, known)
+    if (hidden := _hidden(api, tasks, known, ctx)) is not None:
+        return hidden
     for task in tasks:
         waits = None if task.finished else _ended(api, task)
         if waits is not None:
@@ -116,11 +121,28 @@ def _tasks(api: InstanceExports, known: InstanceExport) -> list[ExportTask]:
     return list(found.values())
 
 
-def _to_come(known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
-    """What AWS may show only now, of a call whose answer got lost."""
-    asked = moment_of(known, ASKING)
-    young = asked is not None and ctx.clock.now() - asked < YOUNG
-    return ForAWhile("waits whether AWS shows what it was asked for: its answer was lost") if young else None
+def _hidden(api: InstanceExports, tasks: list[ExportTask], known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
+    """The task whose id AWS told, if it is not shown yet. To be cancelled, it need not be shown."""
+    if not known.task_id or known.task_id in {task.task_id for task in tasks}:
+        return None
+    accepted = api.cancel(known.task_id).result is not CancelResult.UNKNOWN
+    if accepted or is_young(known, SUBMITTED, ctx):
+        return ForAWhile(f"AWS does not show {known.task_id} yet")
+    return None
+
+
+def _to_come(access: AwsAccess, known: InstanceExport, ctx: RunContext) -> ForAWhile | None:
+    """What AWS may show only now: of a call whose answer got lost, or snapshots and an image whose ids it told."""
+    if is_young(known, ASKING, ctx):
+        return ForAWhile("waits whether AWS shows what it was asked for: its answer was lost")
+    made, sources = made_of(known), ExportSources(access)
+    if not may_be_hidden(known, ctx):
+        return None
+    if made.method == "direct":
+        shown = len(sources.look(made.snapshot_ids)) == len(made.snapshot_ids)
+    else:
+        shown = sources.shows_image(made.image_id)
+    return None if shown else ForAWhile("waits until AWS shows what it makes")
 
 
 def _pending(access: AwsAccess, known: InstanceExport) -> ForImage | None:

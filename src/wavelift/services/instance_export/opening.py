@@ -75,6 +75,7 @@ def open_export(
     cancelled begins anew.
 
     :raises RefusedError: another export of the instance is open.
+    :raises PermanentError: somebody cancelled it before it made anything.
     :raises BusyError: what this run made before is being removed at this moment.
     """
     place, instance = asked.place, asked.instance_id
@@ -175,6 +176,12 @@ def _again(tx: Tx, mine: InstanceExport, asked: Asked, ctx: RunContext) -> Insta
         raise PermanentError(
             f"This run exports {mine.instance_id}, and {asked.subject} is {asked.instance_id} now",
             next_step="Start a new export",
+            export=mine.id,
+        )
+    if mine.state is ExportState.CANCELLING and is_unmade(mine):
+        raise PermanentError(  # its removal, which comes next, ends it
+            "The export was cancelled on request",
+            next_step="To export the instance after all, start a new export",
             export=mine.id,
         )
     if mine.state is ExportState.CANCELLING:

@@ -13,8 +13,9 @@ from wavelift.ledger import Ledger, exports
 from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportPlan, ExportVerified, ExportWritten
+from wavelift.services.dataplane.export_staging import direct_key
 from wavelift.services.dataplane.staged_object import difference
-from wavelift.services.instance_export.begin import direct_key, sources_of
+from wavelift.services.instance_export.begin import sources_of
 from wavelift.services.instance_export.runs import known_of, require_going
 from wavelift.services.instance_export.work import made_of, plan_of
 

@@ -14,10 +14,9 @@ from wavelift.ledger.export_records import InstanceExport
 from wavelift.rules.flows import EXPORT
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.common.report import NOT_FINISHED, end_wave_run, failed_run
-from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.export_messages import ExportPlan
+from wavelift.services.instance_export.ending import ended_unmade
 from wavelift.services.instance_export.messages import CheckedExport, ExportReport, MadeBucket, Removed, told
-from wavelift.services.instance_export.opening import end_unmade, is_unmade
 from wavelift.services.instance_export.runs import PREFIX, frozen
 
 STANDS: Final = "not all that it made is removed yet; the upkeep goes on every 15 minutes"
@@ -42,8 +41,9 @@ def report(ledger: Ledger, ended: EndedRun, ctx: RunContext) -> ExportReport:
     with ledger.read() as tx:
         run = waves.find(tx, ctx.run)
         known = exports.of_dag_run(tx, ctx.run)
-    if known is not None and not known.state.terminal and is_unmade(known):
-        known = _closed(ledger, known, ended, ctx)
+    if known is not None and ended_unmade(ledger, known, ctx, words=ended.words):
+        with ledger.read() as tx:
+            known = exports.get(tx, known.id)
     if run is None:  # it was never admitted
         environment = EXPORT.wave_of(ctx.run.dag_id)
         words = ended.words or NOT_FINISHED
@@ -51,15 +51,6 @@ def report(ledger: Ledger, ended: EndedRun, ctx: RunContext) -> ExportReport:
     made = _of_mode(run, ended) if known is None else _of_export(run, known, ended)
     end_wave_run(ledger, made, ctx)
     return made
-
-
-def _closed(ledger: Ledger, known: InstanceExport, ended: EndedRun, ctx: RunContext) -> InstanceExport:
-    with ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
-        now = exports.get(tx, known.id, lock=True)
-        if now.state.terminal or not is_unmade(now):
-            return now
-        words = CANCELLED if now.cancel_requested else ended.words or NOT_FINISHED
-        return end_unmade(tx, now, words, by=ctx.run, ctx=ctx)
 
 
 def _of_mode(run: WaveRun, ended: EndedRun) -> ExportReport:

@@ -19,6 +19,8 @@ from wavelift.services.instance_export.waits import ForAWhile, ForPlace, ForTask
 from wavelift.services.instance_export.work import Work, moment_of
 
 Submit = Callable[[InstanceExports], ExportTask]
+SUBMITTED: Final = "submitted"
+"""The moment at which AWS named its task."""
 FULL: Final = "{active} export tasks are active in account and region, the limit is {limit}"
 
 
@@ -58,9 +60,10 @@ def _begun(work: Work, api: InstanceExports, submit: Submit, limit: int, subject
             with work.asking():
                 task = submit(api)
         except LimitReachedError as error:
-            # AWS's limit is lower than ours: only when one of those has ended is it worth asking again.
-            return ForPlace(max(1, api.count_active()), error.what)
-    work.write("submitted", answered=True, task_id=task.task_id, phase="AWS exports it", percent=0)
+            # AWS's limit is lower than ours: only when one of those has ended is it worth asking again. If there is
+            # none, other conversions fill it: then nothing tells, and it is asked again after the longest wait.
+            return ForPlace(api.count_active(), error.what)
+    work.write(SUBMITTED, answered=True, task_id=task.task_id, phase="AWS exports it", percent=0)
     return None
 
 

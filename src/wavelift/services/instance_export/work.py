@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -23,7 +23,15 @@ from wavelift.services.instance_export.runs import require_going
 ASKING: Final = "asking"
 """The moment before a call that makes something, until its answer is recorded."""
 REFUSALS: Final = (PermanentError, LimitReachedError, BusyError, ThrottledError)
-"""Answers that say that nothing was made. After any other error there may be something."""
+"""Answers that say that this call made nothing. After any other error there may be something."""
+
+YOUNG: Final = timedelta(seconds=60)
+"""After this, AWS shows what it made (EC2 is consistent in the end)."""
+SNAPSHOTS_TAKEN: Final = "snapshots_taken"
+IMAGE_BEGUN: Final = "image_begun"
+"""The moments at which EC2 named what it makes."""
+SHOWN: Final = "sources_shown"
+"""The moment at which EC2 first showed all of them: what is not there later is gone."""
 
 
 class Made(Message):
@@ -41,7 +49,7 @@ class Made(Message):
     instant: Instant | None = None
     """Of the volumes' snapshots."""
     unseen: int = 0
-    """Looks at which AWS did not know the task."""
+    """Looks at which AWS did not know the image or the task."""
     tidy: bool = False
     """What is not the result is removed."""
     removed: tuple[str, ...] = ()
@@ -95,24 +103,38 @@ class Work:
 
         :raises PermanentError: the export was cancelled; nothing was asked.
         """
-        self.write(ASKING)
+        earlier = moment_of(self.known, ASKING)
+        self.write(ASKING, first=True)
         try:
             yield
         except REFUSALS:
-            self._forget_asking()
+            # What an earlier call made, whose answer got lost, may be why this one is refused.
+            if earlier is None:
+                self._forget_asking()
             raise
 
-    def write(self, moment: str, *, made: dict[str, Any] | None = None, answered: bool = False, **columns: Any) -> None:
+    def write(
+        self,
+        moment: str,
+        *,
+        made: dict[str, Any] | None = None,
+        first: bool = False,
+        answered: bool = False,
+        **columns: Any,
+    ) -> None:
         """Record that something happened, and go on only if nobody has asked to cancel the export.
 
         What was made is recorded also then: the removal reads it.
 
-        :param made: changes of :class:`Made`. :param answered: it is what :meth:`asking` asked for.
+        :param made: changes of :class:`Made`. :param first: it is about to happen, and of a cancelled export does not.
+        :param answered: it is what :meth:`asking` asked for.
         :raises PermanentError: the export was cancelled.
         """
         known = self.known
         with self.ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
             now = exports.get(tx, known.id, lock=True)
+            if first:
+                require_going(now)
             if now.state is ExportState.CANCELLING:
                 columns.pop("state", None)
             if made is not None:
@@ -142,3 +164,16 @@ def moment_of(known: InstanceExport, name: str) -> datetime | None:
     """When something happened; None: it did not."""
     text = (known.times or {}).get(name)
     return datetime.fromisoformat(text) if text else None
+
+
+def is_young(known: InstanceExport, moment: str, ctx: RunContext) -> bool:
+    """Whether AWS may not show yet what it was told, or told us, at this moment."""
+    at = moment_of(known, moment)
+    return at is not None and ctx.clock.now() - at < YOUNG
+
+
+def may_be_hidden(known: InstanceExport, ctx: RunContext) -> bool:
+    """Whether EC2 may not show yet the snapshots, or the image, whose ids it told."""
+    name = SNAPSHOTS_TAKEN if made_of(known).method == "direct" else IMAGE_BEGUN
+    made, shown = moment_of(known, name), moment_of(known, SHOWN)
+    return is_young(known, name, ctx) and not (made and shown and shown >= made)

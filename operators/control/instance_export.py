@@ -32,6 +32,7 @@ class InstanceExportOperator(StartingOperator):
     :param target: ``vmware`` (default), ``citrix`` or ``microsoft``. :param format: default: the target's own.
     :param prefix: of the object's key, after the environment's.
     :param may_reboot: whether the instance may be restarted.
+    :param controller: of the disks, of method ``direct``: ``lsilogic`` (default), ``pvscsi`` or ``sata``.
     :param verify: of method ``direct``: ``full`` or ``sample:<pct>``.
     :param request_id: your own name of this request. Default: made of this task and its DAG run.
     :param note: kept with the run.
@@ -45,6 +46,7 @@ class InstanceExportOperator(StartingOperator):
         "format",
         "prefix",
         "may_reboot",
+        "controller",
         "verify",
         "request_id",
         "note",
@@ -56,6 +58,7 @@ class InstanceExportOperator(StartingOperator):
     format: str = ""
     prefix: str = ""
     may_reboot: bool = False
+    controller: str = ""
     verify: str = ""
     request_id: str = ""
     note: str = ""
@@ -64,7 +67,7 @@ class InstanceExportOperator(StartingOperator):
         from wavelift.rules.conf import ExportConf
         from wavelift.services.instance_export.requests import named_run
 
-        names = ("instance", "method", "target", "format", "prefix", "may_reboot", "verify", "note")
+        names = ("instance", "method", "target", "format", "prefix", "may_reboot", "controller", "verify", "note")
         given = {name: value for name in names if (value := getattr(self, name)) not in ("", False)}
         conf = ExportConf.read({"mode": "export", **given}, environment=self.environment)
         run = named_run(self.environment, conf, self.request_name(context))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -49,7 +50,7 @@ def test_amp_10_an_instance_is_exported_from_the_form_and_the_report_names_its_o
         page.screenshot(path=tmp_path / "form.png")
         run, url = triggered(page, world, DAG)
         run.ends("success")
-        (row,) = outward.get(f"/exports?environment={ENVIRONMENT}")["exports"]
+        (row,) = outward.get(f"/exports?environment={ENVIRONMENT}&dag_run_id={quote(run.run_id)}")["exports"]
         assert (row["state"], row["instance_id"], row["requested_by"]) == ("completed", outward.instance, "admin")
         assert (row["may_reboot"], row["prefix"], row["note"]) == (True, f"{PREFIX}shown/", "for the people in hall B")
         assert row["location"].startswith(f"s3://{BUCKET}/{PREFIX}shown/export-i-")

@@ -82,7 +82,7 @@ def completed(plane: ExportWorld, run: str) -> None:
 
 
 def test_the_same_request_is_the_same_export_however_often_it_is_asked(plane: ExportWorld, airflow: Airflow) -> None:
-    run = asked(airflow, method="direct", prefix="vms/", may_reboot=True, note="for Ben")
+    run = asked(airflow, method="direct", prefix="vms/", may_reboot=True, controller="sata", note="for Ben")
     conf = {
         "mode": "export",
         "instance": INSTANCE,
@@ -90,6 +90,7 @@ def test_the_same_request_is_the_same_export_however_often_it_is_asked(plane: Ex
         "target": "vmware",
         "prefix": "vms/",
         "may_reboot": True,
+        "controller": "sata",
         "note": "for Ben",
     }
     assert airflow.started == [(DagRun(DAG, run), conf)]

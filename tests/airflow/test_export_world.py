@@ -313,11 +313,12 @@ def test_vie_06_what_a_run_without_its_last_tasks_left_is_ended_by_the_upkeep(ou
     with machine(out, "abandoned") as server, held(out, server, "stuck"):
         export = Export(out, server, method="instance", may_reboot=True)
         export.until_converting()
-        for task in ("report", "release", "remove", "begin"):
+        out.airflow.stop_component("scheduler", kill=True)  # else one of them begins between two answers
+        for task in ("begin", "remove", "release", "report"):
             out.api.fail_task(DAG, export.run.run_id, task, -1)
+        out.airflow.start_component("scheduler")
         export.run.wait()
-        told = export.told()
-        assert told["state"] == "active", (told, export.run.describe(), export.run.log("remove"))
+        assert export.told()["state"] == "active", export.run.describe()
         assert out.aws.state()["export_tasks"] == [export.row.task_id]
         upkeep = out.known_run("cutover_upkeep", out.airflow.trigger("cutover_upkeep"))
         upkeep.ends("success")

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from wavelift.adapters.aws.export_instance import INSTANCE_ID, was_launched
+from wavelift.adapters.aws.export_instance import INSTANCE_ID, device_order, was_launched
 
 pytestmark = pytest.mark.unit
 BEGAN: Final = datetime(2026, 1, 5, 8, tzinfo=UTC)
@@ -51,6 +51,11 @@ def test_vie_03_without_the_image_the_launch_itself_tells(seconds: int, deleted:
 def test_without_times_the_image_tells() -> None:
     assert was_launched({"DeviceName": "/dev/sdf", "Ebs": {}}, BEGAN, MAPPED)
     assert not was_launched({"DeviceName": "/dev/sdg", "Ebs": {"AttachTime": BEGAN}}, None, MAPPED)
+
+
+def test_devices_stand_in_their_true_order() -> None:
+    devices = ["/dev/sdb", "/dev/sdb1", "/dev/sdc", "/dev/sdz", "/dev/sdaa", "/dev/sdab"]
+    assert sorted(set(devices), key=device_order) == devices
 
 
 def test_ids_of_instances() -> None:

@@ -225,7 +225,12 @@ def _volumes(
                 multi_attach=bool(one.get("MultiAttachEnabled")),
             )
         )
-    return tuple(sorted(found, key=lambda volume: (not volume.boot, volume.device)))
+    return tuple(sorted(found, key=lambda volume: (not volume.boot, device_order(volume.device))))
+
+
+def device_order(device: str) -> tuple[int, str]:
+    """The key by which devices stand in their true order: ``/dev/sdz`` before ``/dev/sdaa``."""
+    return len(device.rstrip("0123456789")), device
 
 
 def was_launched(row: Mapping[str, Any], began: datetime | None, mapped: frozenset[str]) -> bool:

@@ -9,8 +9,10 @@ object will be. Snapshots of another instant never meet an older upload: it is a
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -120,6 +122,19 @@ def machine_of(plan: ExportPlan) -> Machine:
         guest=guest_of(instance.platform_details, instance.architecture),
         note=f"EC2 instance {instance.instance_id} ({instance.instance_type or 'type unknown'}) of account "
         f"{instance.account} in {instance.region}, exported by wavelift as {plan.export}",
+    )
+
+
+def ova_of(plan: ExportPlan, capacities: Sequence[int], instant: datetime | None = None) -> OvaPlan:
+    """What is written of the instance.
+
+    :param capacities: of the disks, bytes. :param instant: of the snapshots, once there are some.
+    """
+    return OvaPlan(
+        name=plan.export,
+        machine=machine_of(plan),
+        capacities=tuple(capacities),
+        mtime=int(instant.timestamp()) if instant is not None else 0,
     )
 
 
@@ -247,12 +262,7 @@ class _Reading:
 
     def _write(self, sink: S3PartSink) -> ExportWritten:
         order, plan = self.order, self.order.plan
-        ova = OvaPlan(
-            name=plan.export,
-            machine=machine_of(plan),
-            capacities=tuple(disk.capacity for disk in order.disks),
-            mtime=int(order.instant.timestamp()) if order.instant is not None else 0,
-        )
+        ova = ova_of(plan, [disk.capacity for disk in order.disks], order.instant)
         with closing(OvaAssembly(AnnouncedSink(sink, lambda: self._seal(sink, assembly)), ova)) as assembly:
             self.ctx.cancel.tell(assembly.interrupt)
             try:

@@ -20,6 +20,7 @@ from wavelift.rules.export_checks import MethodChosen, choose
 from wavelift.rules.export_facts import InstanceFacts
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.dataplane.export_messages import ExportPlace, ExportPlan
+from wavelift.services.dataplane.instance_export import ova_of
 from wavelift.services.instance_export.admit import conf_of_run
 from wavelift.services.instance_export.messages import CheckedExport, told
 from wavelift.services.instance_export.opening import asked_of
@@ -33,7 +34,8 @@ def check(ledger: Ledger, access: AwsAccess, place: ExportPlace, ctx: RunContext
     """The mode of the run, and what was found. In mode export the plan is frozen with the export; what something was
     begun with stays as it is.
 
-    :raises PermanentError: the export was cancelled. :raises NotFoundError: there is no such instance.
+    :raises PermanentError: the export was cancelled; or no OVA can hold as many disks.
+    :raises NotFoundError: there is no such instance.
     """
     with ledger.read() as tx:
         spec = of_this_run(tx, ctx)
@@ -122,7 +124,7 @@ def _plan(  # as above
         return None
     if chosen.method == "instance":  # by name, it leaves out what was attached after the launch: the person was told
         facts = facts.model_copy(update={"volumes": tuple(each for each in facts.volumes if each.launched)})
-    return ExportPlan(
+    plan = ExportPlan(
         export=export,
         place=place,
         instance=facts,
@@ -135,6 +137,9 @@ def _plan(  # as above
         may_reboot=conf.may_reboot,
         verify=conf.verify,
     )
+    if plan.method == "direct":  # as many disks as a controller takes: said now, and not after the snapshots
+        ova_of(plan, [each.size for each in facts.volumes]).check()
+    return plan
 
 
 def _standing(known: InstanceExport, place: ExportPlace, ctx: RunContext) -> CheckedExport:

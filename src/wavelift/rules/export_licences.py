@@ -80,7 +80,8 @@ def _windows(facts: InstanceFacts, found: Findings) -> None:
             "export.byol",
             f"it runs Windows under your own licence ({BYOL})",
             why="AWS supplied none, so none keeps it in EC2",
-            do="See that your licence covers the machine where it will run",
+            do="See that your licence covers the machine where it will run. For an OVA, choose controller 'sata': "
+            "Windows brings a driver for it, and none for the default",
             row="VIE-03",
         )
     elif facts.windows or facts.usage_operation in WINDOWS:

@@ -72,6 +72,8 @@ def _followed(work: Work, api: InstanceExports) -> ExportOrder | ForTask | ForAW
     task = api.describe([id]).get(id)
     if task is None:
         return _unseen(work)
+    if work.made.unseen:  # each gap counts alone
+        work.write("task_seen", made={"unseen": 0})
     if not task.finished:
         note(work.ledger, work.known, f"AWS: {task.phase}", task.progress or 0, work.ctx.clock)
         return ForTask(id, f"{id} is {task.phase}")

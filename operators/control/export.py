@@ -246,8 +246,9 @@ class RemoveExportOperator(ExportWaitingOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.ledger import exports
-        from wavelift.services.instance_export.ending import ended_unmade, remove
+        from wavelift.services.instance_export.ending import remove
         from wavelift.services.instance_export.messages import Removed
+        from wavelift.services.instance_export.opening import ended_unmade
 
         ctx = self.server_context(context)
         with self.ledger() as ledger:

@@ -23,7 +23,7 @@ from wavelift.services.common.report import NOT_FINISHED
 from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.export_staging import direct_key, discard_export
 from wavelift.services.instance_export.messages import Removed
-from wavelift.services.instance_export.opening import end_unmade, is_unmade
+from wavelift.services.instance_export.opening import ended_unmade
 from wavelift.services.instance_export.progress import note
 from wavelift.services.instance_export.tasks import SUBMITTED
 from wavelift.services.instance_export.waits import ForAWhile, ForImage, ForTask
@@ -68,21 +68,6 @@ def remove(
     removed += [f"snapshot {id}" for id in gone.snapshots]
     kept = tuple(f"snapshot {id} stays: {why}" for id, why in gone.kept.items())
     return _close(ledger, known, Removed(removed=tuple(removed), kept=kept), words, ctx)
-
-
-def ended_unmade(ledger: Ledger, known: InstanceExport, ctx: RunContext, *, words: str) -> bool:
-    """End an export that made nothing; whether it is one. That needs no AWS, so a run that was never admitted may ask.
-
-    :param words: as of :func:`remove`.
-    """
-    if known.state.terminal or not is_unmade(known):
-        return False
-    with ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
-        now = exports.get(tx, known.id, lock=True)
-        if not now.state.terminal and is_unmade(now):
-            said = CANCELLED if now.cancel_requested else words or NOT_FINISHED
-            end_unmade(tx, now, said, by=ctx.run, ctx=ctx)
-    return True
 
 
 def _without_result(

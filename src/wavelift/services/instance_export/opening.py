@@ -20,6 +20,8 @@ from wavelift.rules.environment import Environment
 from wavelift.rules.instance_export import ExportState
 from wavelift.rules.replication import DEFAULT_POLICY, Policy, Rule
 from wavelift.services.common.instances import instance_of
+from wavelift.services.common.report import NOT_FINISHED
+from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.export_messages import ExportPlace
 from wavelift.services.instance_export.runs import place_of, prefix_of
 
@@ -137,6 +139,21 @@ def end_unmade(tx: Tx, known: InstanceExport, words: str, *, by: str | DagRun, c
     """End an export that made nothing, as cancelled if a person asked for that."""
     state = ExportState.CANCELLED if known.cancel_requested else ExportState.FAILED
     return exports.apply(tx, known, str(state), at=ctx.clock.now(), by=by, state=state, error=words, phase="")
+
+
+def ended_unmade(ledger: Ledger, known: InstanceExport, ctx: RunContext, *, words: str) -> bool:
+    """End an export that made nothing; whether it is one. That needs no AWS, so a run that was never admitted may ask.
+
+    :param words: what its run's first failed task said.
+    """
+    if known.state.terminal or not is_unmade(known):
+        return False
+    with ledger.write(exports.lock_name(known.region, known.instance_id)) as tx:
+        now = exports.get(tx, known.id, lock=True)
+        if not now.state.terminal and is_unmade(now):
+            said = CANCELLED if now.cancel_requested else words or NOT_FINISHED
+            end_unmade(tx, now, said, by=ctx.run, ctx=ctx)
+    return True
 
 
 def _insert(tx: Tx, asked: Asked, ctx: RunContext, request_id: str) -> InstanceExport:

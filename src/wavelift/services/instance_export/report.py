@@ -15,8 +15,8 @@ from wavelift.rules.flows import EXPORT
 from wavelift.rules.instance_export import ExportState
 from wavelift.services.common.report import NOT_FINISHED, end_wave_run, failed_run
 from wavelift.services.dataplane.export_messages import ExportPlan
-from wavelift.services.instance_export.ending import ended_unmade
 from wavelift.services.instance_export.messages import CheckedExport, ExportReport, MadeBucket, Removed, told
+from wavelift.services.instance_export.opening import ended_unmade
 from wavelift.services.instance_export.runs import PREFIX, frozen
 
 STANDS: Final = "not all that it made is removed yet; the upkeep goes on every 15 minutes"

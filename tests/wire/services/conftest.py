@@ -83,7 +83,7 @@ def _vcenter_footprint(sim: VCenterSimulator) -> dict[str, Any]:
 
 def _footprint(vc: VCenterSimulator, aws: AwsSimulator) -> dict[str, Any]:
     """What must be the same before and after every test."""
-    return {"vcenter": _vcenter_footprint(vc), "aws": aws.state()}
+    return {"vcenter": _vcenter_footprint(vc), "aws": aws.state(), "settings": aws.settings()}
 
 
 def _settled_footprint(stage: Stage, before: dict[str, Any]) -> dict[str, Any]:

@@ -145,6 +145,7 @@ def test_amp_09_a_repeated_backup_is_another_image_and_a_new_version(bench: Benc
 
 @pytest.mark.parametrize("bench", ["cutover"], indirect=True)
 def test_it_is_pending_first_and_reboots_only_on_request(bench: Bench) -> None:
+    usual = bench.stage.aws.settings()["image_seconds"]
     bench.stage.aws.settings(image_seconds=60)
     try:
         found = bench.advance(reboot=True)
@@ -156,7 +157,7 @@ def test_it_is_pending_first_and_reboots_only_on_request(bench: Bench) -> None:
         bench.stage.aws.advance(61)
         assert bench.made(reboot=True).state is BackupState.COMPLETED
     finally:
-        bench.stage.aws.settings(image_seconds=0)
+        bench.stage.aws.settings(image_seconds=usual)
     assert bench.stage.aws.state()["instance_states"][bench.instance]["reboots"] == 1
 
 

@@ -120,7 +120,9 @@ def test_an_explicit_deny_wins_and_actions_ignore_case(sim: AwsSimulator, hold: 
 def test_an_action_that_has_no_name_here_is_refused_to_all(sim: AwsSimulator, hold: Hold, refused: Refused) -> None:
     session = hold(allow("*"))
     refused("UnauthorizedOperation", lambda: client(sim, session, "ec2").create_vpc(CidrBlock="10.9.0.0/16"))
-    refused("AccessDenied", lambda: client(sim, session, "s3").put_bucket_tagging(Bucket="staging", Tagging={"TagSet": []}))
+    refused(
+        "AccessDenied", lambda: client(sim, session, "s3").put_bucket_tagging(Bucket="staging", Tagging={"TagSet": []})
+    )
     refused("AccessDeniedException", lambda: client(sim, session, "kms").list_keys())
 
 

@@ -280,7 +280,7 @@ class _Reading:
     def _write_disk(self, disk: SourceDisk, assembly: OvaAssembly) -> None:
         plan = self.order.plan
         label = disk_label(disk)
-        manifest = Manifest.empty(disk.capacity, **self._header(disk))
+        manifest = Manifest.empty(disk.capacity, **header_of(self.order, disk))
         report = Report(plan.instance.instance_id, label, "export", self.ctx.progress)
         with closing(EbsStream(self.access, disk.snapshot_id, cancel=self.ctx.cancel)) as source:
             try:
@@ -321,10 +321,6 @@ class _Reading:
                 next_step=f"{BEGIN_ANEW}; find out who edited its XComs",
                 snapshot=disk.snapshot_id,
             )
-
-    def _header(self, disk: SourceDisk) -> dict[str, Any]:
-        """What a manifest says of disk and run; the verification compares it with the order."""
-        return header_of(self.order, disk)
 
     def _seal(self, sink: S3PartSink, assembly: OvaAssembly) -> None:
         """All parts are stored: note what the object will be, before it is made."""

@@ -47,7 +47,6 @@ class SnapshotFacts(Message):
     snapshot_id: str
     exists: bool = True
     encrypted: bool = False
-    product_codes: tuple[str, ...] = ()
 
 
 class ImageFacts(Message):

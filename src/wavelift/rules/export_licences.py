@@ -110,7 +110,6 @@ def _marketplace(facts: InstanceFacts, found: Findings) -> None:
     places = {
         "the instance": facts.product_codes,
         f"its image {facts.image.image_id}": facts.image.product_codes,
-        **{f"snapshot {each.snapshot_id}": each.product_codes for each in facts.image.snapshots},
     }
     coded = {place: codes for place, codes in places.items() if codes}
     if coded:
